@@ -1,0 +1,86 @@
+"""The engine contract: everything here holds for every engine, and one test-suite checks it over all of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence as Seq
+
+from eager.types import Delta, SamplingParams, Stops
+
+
+class EngineError(Exception):
+    """The engine cannot start or go on; the message names the culprit and the remedy."""
+
+
+class Engine(ABC):
+    """Decodes many sequences at once from exact token ids.
+
+    - An opened sequence is decoded until a stop id (delivered, `finish_reason="stop"`), until prompt and generated
+      tokens together reach `max_length` ("length"), until it fails ("error", with a sentence) or is closed.
+    - Sequences beyond `capacity` wait their turn; none is lost.
+    - Every draw depends on the sequence's seed and the token's absolute position alone.
+    - The tokens of one sequence arrive in order. After `close`, or `open` on the same id, nothing that was
+      decoded before arrives any more.
+    - An ended sequence may be named as `parent` until the next `step()`.
+    """
+
+    name: str
+    model_name: str
+    capacity: int
+    """How many sequences are decoded at once."""
+    max_model_len: int
+    """Bound on prompt and generated tokens of one sequence together."""
+    stops: Stops
+
+    @abstractmethod
+    def open(
+        self,
+        seq_id: int,
+        token_ids: Seq[int],
+        sampling: SamplingParams,
+        *,
+        max_length: int,
+        seed: int,
+        parent: int | None = None,
+        monitor: bool = True,
+    ) -> None:
+        """Decode `seq_id` from exactly `token_ids` (at least one, fewer than `max_length`).
+
+        `parent` names a sequence that holds a prefix of `token_ids`: a hint for sharing the KV cache, which may be
+        `seq_id` itself. Opening an id that is open replaces it. `monitor` asks for entropies and the K best ids.
+        """
+
+    @abstractmethod
+    def close(self, seq_id: int) -> None:
+        """Stop decoding `seq_id`; closing one that has ended is allowed."""
+
+    @abstractmethod
+    def unmonitor(self, seq_id: int) -> None:
+        """The entropies of `seq_id` are no longer needed: the engine may stop computing them at once, later or never."""
+
+    @abstractmethod
+    def step(self) -> list[Delta]:
+        """Decode once; whatever became known since the last call, at most one delta a sequence.
+
+        Raises EngineError when the engine itself is broken; a failure of one sequence is a delta with "error".
+        """
+
+    @property
+    @abstractmethod
+    def has_room(self) -> bool:
+        """Whether one more sequence would be decoded in the next step rather than wait."""
+
+    @abstractmethod
+    def encode_chat(self, messages: Seq[Mapping[str, str]]) -> list[int]:
+        """The ids of a conversation (`role`, `content`) in the model's chat template, ready for the answer."""
+
+    @abstractmethod
+    def decode(self, token_ids: Seq[int]) -> str:
+        """The text of `token_ids`, special tokens written out."""
+
+    def versions(self) -> dict[str, str]:
+        """Versions of what the results depend on, for the record."""
+        return {}
+
+    def shutdown(self) -> None:
+        """Give back memory and processes; the engine is not used afterwards."""

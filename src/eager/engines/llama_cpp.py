@@ -1,0 +1,411 @@
+"""The embedded engine: GGUF models on this machine through llama-cpp-python's low-level API.
+
+One context, a unified KV cache, one llama.cpp sequence id (*slot*) a decoded sequence; every step decodes all of
+them together. A fork copies the ownership of cells and recomputes nothing. When the cache is full the youngest
+sequences give up their cells and are recomputed later.
+
+On a CPU the results are the same to the last bit whatever else is decoded: batches are kept below the size at which
+llama.cpp changes its attention kernel, a lone token is padded to two, and cells keep their order (see `_llama_kv`).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence as Seq
+from dataclasses import dataclass, field
+from importlib.metadata import version
+
+import llama_cpp
+import numpy as np
+
+from eager.engines._draw import best_k, draw
+from eager.engines._llama_kv import KVCache
+from eager.engines._llama_model import LlamaModel
+from eager.engines.base import Engine, EngineError
+from eager.entropy import top_k_entropy
+from eager.randomness import uniform
+from eager.types import Delta, FinishReason, SamplingParams
+
+_LLAMA_MAX_SEQ = 256  # compiled into llama.cpp
+_N_SLOTS = _LLAMA_MAX_SEQ - KVCache.N_EXTRA_SLOTS
+# On a CPU llama.cpp computes attention in tiles from 64 tokens on, and splits the cache between threads for a lone
+# token once it holds 512 cells (rounded up to 256s): both change the order of additions.
+_CPU_BATCH = 48
+_GPU_BATCH = 512
+_LONE_TOKEN_CELLS = 256
+_PREFILL_PER_STEP = 256  # tokens of prompts a step, so that the others' decoding is not held up
+_KV_BYTES = 2 << 30
+_CELLS_KEPT_FREE = 32  # a sequence, at admission: fewer preemptions soon after
+
+
+@dataclass(slots=True, eq=False)
+class _Sequence:
+    """A sequence in decoding, waiting (`slot` None) or just ended. `tokens` beyond the slot's cells are to be fed."""
+
+    seq_id: int
+    tokens: list[int]
+    sampling: SamplingParams
+    max_length: int
+    seed: int
+    monitor: bool
+    is_continued: bool  # a fork, or back after a preemption: what it feeds again counts as recomputed
+    slot: int | None = None
+    recomputed: int = 0
+
+
+@dataclass(slots=True)
+class _Feed:
+    """What a step feeds for one sequence: `tokens[start:end]`; logits are wanted where that reaches the last token."""
+
+    sequence: _Sequence
+    start: int
+    end: int
+
+    @property
+    def is_last(self) -> bool:
+        return self.end == len(self.sequence.tokens)
+
+
+@dataclass(slots=True)
+class _Batch:
+    feeds: list[_Feed] = field(default_factory=list)
+    n_tokens: int = 0
+
+
+class LlamaCppEngine(Engine):
+    """See `Engine`. `n_cells` is the size of the KV cache in tokens, by default what 2 GiB hold."""
+
+    name = "llama_cpp"
+
+    def __init__(
+        self,
+        model_name: str,
+        *,
+        max_model_len: int = 32768,
+        device: str = "auto",
+        capacity: int = 64,
+        n_cells: int | None = None,
+        n_threads: int | None = None,
+    ) -> None:
+        self._gpu = _use_gpu(device)
+        self._model = LlamaModel(model_name, gpu=self._gpu)
+        self.model_name = model_name
+        self.stops = self._model.stops
+        self.capacity = min(capacity, _N_SLOTS)
+        self.max_model_len = min(max_model_len, self._model.n_ctx_train, n_cells or max_model_len)
+        self._batch_size = _GPU_BATCH if self._gpu else _CPU_BATCH
+        self._context = self._new_context(n_cells or self._default_cells(), n_threads)
+        self._kv = KVCache(self._context, llama_cpp.llama_n_ctx(self._context), _N_SLOTS)
+        self._batch = llama_cpp.llama_batch_init(self._batch_size + 1, 0, 1)
+        self._active: dict[int, _Sequence] = {}  # oldest first
+        self._waiting: deque[_Sequence] = deque()
+        self._ended: dict[int, _Sequence] = {}  # since the last step
+        self._free_slots = list(range(_N_SLOTS))[::-1]
+
+    # -- the contract -------------------------------------------------------------------------------------------
+
+    def open(
+        self,
+        seq_id: int,
+        token_ids: Seq[int],
+        sampling: SamplingParams,
+        *,
+        max_length: int,
+        seed: int,
+        parent: int | None = None,
+        monitor: bool = True,
+    ) -> None:
+        is_continued = parent is not None
+        sequence = _Sequence(seq_id, list(token_ids), sampling, max_length, seed, monitor, is_continued)
+        old = self._find(seq_id)
+        donor = None if parent is None else self._find(parent)
+        if old is not None and old.slot is not None:
+            self._take_over(sequence, old)
+        elif donor is not None and donor.slot is not None and self._free_slots and len(self._active) < self.capacity:
+            self._give_slot(sequence, donor)
+            self._active[seq_id] = sequence
+        else:
+            self.close(seq_id)
+            self._waiting.append(sequence)
+
+    def close(self, seq_id: int) -> None:
+        sequence = self._active.pop(seq_id, None)
+        if sequence is not None:
+            self._ended[seq_id] = sequence
+        else:
+            self._waiting = deque(s for s in self._waiting if s.seq_id != seq_id)
+
+    def unmonitor(self, seq_id: int) -> None:
+        sequence = self._find(seq_id)
+        if sequence is not None:
+            sequence.monitor = False
+
+    @property
+    def has_room(self) -> bool:
+        reserve = _CELLS_KEPT_FREE * (len(self._active) + 1)
+        has_slot = len(self._active) < self.capacity and bool(self._free_slots)
+        return has_slot and not self._waiting and self._kv.n_live + reserve < self._kv.n_cells
+
+    def step(self) -> list[Delta]:
+        # 1. Slots of sequences that ended before the last step are free now; the waiting ones move up.
+        self._release_ended()
+        self._admit()
+        # 2. Plan what to feed, and make room for it in the cache.
+        feeds = self._plan()
+        while not self._make_room(sum(feed.end - feed.start for feed in feeds) + 1):
+            self._preempt(next(reversed(self._active.values())))
+            feeds = self._plan()
+        # 3. Decode, draw, report.
+        deltas: list[Delta] = []
+        for batch in self._in_batches(feeds):
+            deltas.extend(self._draw_tokens(batch, self._decode(batch)))
+        return deltas
+
+    def encode_chat(self, messages: Seq[Mapping[str, str]]) -> list[int]:
+        return self._model.encode_chat(messages)
+
+    def decode(self, token_ids: Seq[int]) -> str:
+        return self._model.decode(token_ids)
+
+    def versions(self) -> dict[str, str]:
+        return {"llama-cpp-python": version("llama-cpp-python")}
+
+    def shutdown(self) -> None:
+        llama_cpp.llama_batch_free(self._batch)
+        llama_cpp.llama_free(self._context)
+        llama_cpp.llama_model_free(self._model.handle)
+
+    # -- sequences and slots ------------------------------------------------------------------------------------
+
+    def _find(self, seq_id: int) -> _Sequence | None:
+        found = self._active.get(seq_id) or self._ended.get(seq_id)
+        return found or next((s for s in self._waiting if s.seq_id == seq_id), None)
+
+    def _take_over(self, sequence: _Sequence, old: _Sequence) -> None:
+        """Re-opened: go on in the old one's slot, with the cells that still fit."""
+        sequence.slot, old.slot = old.slot, None
+        assert sequence.slot is not None
+        self._ended.pop(sequence.seq_id, None)
+        self._active[sequence.seq_id] = sequence
+        common = min(_common_prefix(sequence.tokens, old.tokens), self._kv.length(sequence.slot))
+        self._kv.truncate(sequence.slot, min(common, len(sequence.tokens) - 1))
+        self._count_recomputed(sequence, common)
+
+    def _give_slot(self, sequence: _Sequence, donor: _Sequence | None) -> None:
+        """Put the sequence into a free slot, sharing the donor's cells as far as the two agree."""
+        sequence.slot = self._free_slots.pop()
+        common = 0
+        if donor is not None and donor.slot is not None:
+            common = min(_common_prefix(sequence.tokens, donor.tokens), self._kv.length(donor.slot))
+            shared = min(common, len(sequence.tokens) - 1)  # the last token is fed: its logits are wanted
+            if shared:
+                self._kv.fork(donor.slot, sequence.slot, shared)
+        self._count_recomputed(sequence, common)
+
+    def _count_recomputed(self, sequence: _Sequence, common: int) -> None:
+        """Of a continued sequence only the last token may be new, and only if no cell holds it yet."""
+        if sequence.is_continued:
+            assert sequence.slot is not None
+            n_fed = len(sequence.tokens) - self._kv.length(sequence.slot)
+            sequence.recomputed += n_fed - (common < len(sequence.tokens))
+
+    def _free(self, sequence: _Sequence) -> None:
+        if sequence.slot is not None:
+            self._kv.truncate(sequence.slot, 0)
+            self._free_slots.append(sequence.slot)
+            sequence.slot = None
+
+    def _release_ended(self) -> None:
+        for sequence in self._ended.values():
+            self._free(sequence)
+        self._ended.clear()
+
+    def _admit(self) -> None:
+        """Move waiting sequences to free slots, in their order, while the cache has cells for them."""
+        held_back: list[_Sequence] = []
+        while self._waiting and len(self._active) < self.capacity and self._free_slots:
+            sequence = self._waiting.popleft()
+            donor, agreed = self._best_donor(sequence)
+            held = self._kv.length(donor.slot) if donor is not None and donor.slot is not None else 0
+            if agreed > held + 1 and donor is not None:
+                held_back.append(sequence)  # what it could share is just being computed
+                continue
+            n_new = len(sequence.tokens) - min(agreed, held)
+            reserve = n_new + _CELLS_KEPT_FREE * (len(self._active) + 1)
+            if self._active and self._kv.n_live + reserve > self._kv.n_cells:
+                held_back.append(sequence)
+                break
+            self._give_slot(sequence, donor)
+            self._active[sequence.seq_id] = sequence
+        self._waiting.extendleft(reversed(held_back))
+
+    def _best_donor(self, sequence: _Sequence) -> tuple[_Sequence | None, int]:
+        """The decoded sequence that agrees longest with this one, and how far."""
+        agreed = {s.seq_id: _common_prefix(sequence.tokens, s.tokens) for s in self._active.values()}
+        if not agreed or max(agreed.values()) == 0:
+            return None, 0
+        # Among equals the one whose cells are furthest.
+        best = max(self._active.values(), key=lambda s: (agreed[s.seq_id], self._kv.length(s.slot or 0)))
+        return best, agreed[best.seq_id]
+
+    # -- room in the cache --------------------------------------------------------------------------------------
+
+    def _make_room(self, n_tokens: int) -> bool:
+        """Whether `n_tokens` fit, after compaction if need be. A lone sequence always fits."""
+        n_dead = self._kv.n_taken - self._kv.n_live
+        is_mostly_dead = n_dead > self._kv.n_live + 2048  # attention walks over dead cells too
+        if n_dead and (is_mostly_dead or not self._kv.has_cells_for(n_tokens)):
+            self._kv.compact()
+        return self._kv.has_cells_for(n_tokens)
+
+    def _preempt(self, sequence: _Sequence) -> None:
+        if len(self._active) == 1:
+            raise EngineError(
+                f"the KV cache of {self._kv.n_cells} tokens is too small for one sequence: raise it or lower max_model_len"
+            )
+        del self._active[sequence.seq_id]
+        self._free(sequence)
+        sequence.is_continued = True
+        self._waiting.appendleft(sequence)
+
+    # -- decoding -----------------------------------------------------------------------------------------------
+
+    def _plan(self) -> list[_Feed]:
+        """One token of every decoding sequence, and as much of the prompts as a step may take."""
+        feeds: list[_Feed] = []
+        budget = _PREFILL_PER_STEP
+        for sequence in self._active.values():
+            assert sequence.slot is not None
+            start, end = self._kv.length(sequence.slot), len(sequence.tokens)
+            if end - start > 1:
+                end = min(end, start + budget)
+                budget -= end - start
+            if end > start:
+                feeds.append(_Feed(sequence, start, end))
+        return feeds
+
+    def _in_batches(self, feeds: Iterable[_Feed]) -> Iterable[_Batch]:
+        """Cut the feeds into batches of nearly equal size, so that none is left with a lone token."""
+        feeds = list(feeds)
+        n_tokens = sum(feed.end - feed.start for feed in feeds)
+        n_batches = max(1, math.ceil(n_tokens / self._batch_size))
+        borders = [n_tokens * (i + 1) // n_batches for i in range(n_batches)]
+        batch, done = _Batch(), 0
+        for feed in feeds:
+            while feed.start < feed.end:
+                n_taken = min(feed.end - feed.start, borders[0] - done)
+                batch.feeds.append(_Feed(feed.sequence, feed.start, feed.start + n_taken))
+                batch.n_tokens += n_taken
+                done, feed.start = done + n_taken, feed.start + n_taken
+                if done == borders[0]:
+                    yield batch
+                    batch = _Batch()
+                    borders.pop(0)
+
+    def _decode(self, batch: _Batch) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+        """Run the batch through the model. Logits (n, vocabulary) of its last tokens, valid until the next decode."""
+        row = 0
+        for feed in batch.feeds:
+            for position in range(feed.start, feed.end):
+                is_wanted = position == len(feed.sequence.tokens) - 1
+                self._fill(row, feed.sequence.tokens[position], position, feed.sequence.slot or 0, is_wanted)
+                row += 1
+        is_padded = not self._gpu and row == 1 and self._kv.n_taken >= _LONE_TOKEN_CELLS
+        if is_padded:
+            self._fill(row, batch.feeds[0].sequence.tokens[0], 0, self._kv.padding_slot, False)
+        self._batch.n_tokens = row + is_padded
+        status = llama_cpp.llama_decode(self._context, self._batch)
+        if status != 0:
+            raise EngineError(f"llama.cpp failed to decode a batch of {row} tokens (status {status}): try a smaller capacity")
+        for feed in batch.feeds:
+            self._kv.append(feed.sequence.slot or 0, feed.end - feed.start)
+        if is_padded:
+            self._kv.bury_padding()
+        n_wanted = sum(feed.is_last for feed in batch.feeds)
+        logits = llama_cpp.llama_get_logits(self._context)
+        return np.ctypeslib.as_array(logits, shape=(n_wanted, self._model.n_vocab)) if n_wanted else np.empty((0, 0), np.float32)
+
+    def _fill(self, row: int, token: int, position: int, slot: int, is_wanted: bool) -> None:
+        batch = self._batch
+        batch.token[row] = token
+        batch.pos[row] = position
+        batch.n_seq_id[row] = 1
+        batch.seq_id[row][0] = slot
+        batch.logits[row] = is_wanted
+
+    def _draw_tokens(self, batch: _Batch, logits: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> list[Delta]:
+        """Draw one token for every sequence whose last token was fed; entropies where monitored."""
+        sequences = [feed.sequence for feed in batch.feeds if feed.is_last]
+        monitored = [row for row, sequence in enumerate(sequences) if sequence.monitor]
+        ids, logprobs = best_k(logits[monitored]) if monitored else (None, None)
+        entropies = top_k_entropy(logprobs).tolist() if logprobs is not None else []
+        deltas: list[Delta] = []
+        for row, sequence in enumerate(sequences):
+            token = draw(logits[row], sequence.sampling, uniform(sequence.seed, len(sequence.tokens)))
+            delta = self._advance(sequence, token)
+            if sequence.monitor and ids is not None and logprobs is not None:
+                i = monitored.index(row) if len(monitored) < len(sequences) else row
+                delta.entropies, delta.best_ids, delta.best_logprobs = entropies[i : i + 1], ids[i : i + 1], logprobs[i : i + 1]
+            deltas.append(delta)
+        return deltas
+
+    def _advance(self, sequence: _Sequence, token: int) -> Delta:
+        sequence.tokens.append(token)
+        finish: FinishReason | None = None
+        if token in self.stops.stop_ids:
+            finish = "stop"
+        elif len(sequence.tokens) >= sequence.max_length:
+            finish = "length"
+        if finish:
+            self.close(sequence.seq_id)
+        recomputed, sequence.recomputed = sequence.recomputed, 0
+        return Delta(sequence.seq_id, [token], finish_reason=finish, recomputed=recomputed)
+
+    # -- set-up -------------------------------------------------------------------------------------------------
+
+    def _default_cells(self) -> int:
+        affordable = _KV_BYTES // self._model.kv_bytes_per_token
+        return max(self.max_model_len + 1, min(affordable, 32768))
+
+    def _new_context(self, n_cells: int, n_threads: int | None) -> llama_cpp.llama_context_p:
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = n_cells
+        params.n_batch = max(self._batch_size, _LLAMA_MAX_SEQ)  # llama.cpp reserves an output a sequence id
+        params.n_ubatch = self._batch_size
+        params.n_seq_max = _LLAMA_MAX_SEQ
+        params.n_threads = params.n_threads_batch = n_threads or _n_cpus()
+        params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        params.kv_unified = True
+        params.swa_full = True  # a fork may begin before the attention window
+        params.offload_kqv = params.op_offload = self._gpu
+        context = llama_cpp.llama_init_from_model(self._model.handle, params)
+        if not context:
+            raise EngineError(f"llama.cpp cannot make a context of {n_cells} tokens for '{self.model_name}': lower max_model_len")
+        return context
+
+
+def _use_gpu(device: str) -> bool:
+    can_offload = bool(llama_cpp.llama_supports_gpu_offload())
+    if device == "cuda" and not can_offload:
+        raise EngineError("this llama-cpp-python was built without GPU support: use --device cpu, or rebuild it for the GPU")
+    return can_offload and device != "cpu"
+
+
+def _n_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _common_prefix(a: list[int], b: list[int]) -> int:
+    """The length of the longest common prefix, found by bisection over slices, which compare in C."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -1,0 +1,196 @@
+"""The words of the house as frozen dataclasses: what passes between the modules.
+
+Everything here is plain data over token ids. Text is made once, at the end; logits stay inside the engines.
+A *position* counts generated tokens of a sequence from 0, the prompt not included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+from typing import Literal
+
+ENTROPY_TOP_K = 20
+"""K of the paper: how many of the largest next-token log-probabilities the entropy is computed from."""
+
+BranchRule = Literal["top2", "distinct", "sample"]
+FinishReason = Literal["stop", "length", "error"]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How a token is drawn from the model's distribution; the entropy never depends on it."""
+
+    temperature: float = 0.6
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(self.temperature > 0, f"temperature must be above 0, got {self.temperature:g}")
+        _require(0 < self.top_p <= 1, f"top_p must be in (0, 1], got {self.top_p:g}")
+        _require(self.top_k >= 0, f"top_k must be 0 (off) or more, got {self.top_k}")
+        _require(0 <= self.min_p <= 1, f"min_p must be in [0, 1], got {self.min_p:g}")
+
+
+@dataclass(frozen=True, slots=True)
+class BranchConfig:
+    """When and how one tree branches (paper, section 3).
+
+    `max_length` bounds prompt and generated tokens of a sequence together. `n_roots` sequences are opened at
+    the start: 1 for EAGer, `max_sequences` for the parallel baseline, which then has nothing left to branch for.
+    `threshold_percentile` raises the threshold to that percentile of the entropies the tree has seen so far.
+    """
+
+    max_sequences: int
+    entropy_threshold: float
+    max_length: int
+    sampling: SamplingParams = SamplingParams()
+    branch_rule: BranchRule = "top2"
+    threshold_percentile: float | None = None
+    max_tokens_without_branch: int = 1000
+    n_roots: int = 1
+
+    def __post_init__(self) -> None:
+        _require(self.max_sequences >= 1, f"max_sequences must be at least 1, got {self.max_sequences}")
+        _require(self.entropy_threshold > 0, f"entropy_threshold must be above 0, got {self.entropy_threshold:g}")
+        _require(1 <= self.n_roots <= self.max_sequences, "n_roots must be between 1 and max_sequences")
+        _require(self.max_tokens_without_branch >= 1, "max_tokens_without_branch must be at least 1")
+        percentile = self.threshold_percentile
+        _require(percentile is None or 0 <= percentile <= 100, f"threshold_percentile must be in [0, 100], got {percentile}")
+
+
+@dataclass(frozen=True, slots=True)
+class Stops:
+    """What a model's own tokenizer says about endings.
+
+    `stop_ids` end a sequence. `thinking_end` is the run of ids that leaves the thinking section, empty for a
+    model that has none.
+    """
+
+    stop_ids: frozenset[int]
+    thinking_end: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TreeJob:
+    """One tree to grow: its prompt, its rules, and where its randomness starts.
+
+    `first_sequence` numbers the tree's sequences among all of the prompt's: a later tree on the same prompt
+    continues the count, so that it draws anew.
+    """
+
+    prompt_index: int
+    prompt_ids: tuple[int, ...]
+    config: BranchConfig
+    seed: int
+    first_sequence: int = 0
+
+
+@dataclass(slots=True)
+class Delta:
+    """What an engine decoded for one sequence since its last report.
+
+    `token_ids` in order, the stop token included. While the sequence is monitored `entropies` (nats),
+    `best_ids` and `best_logprobs` (most likely first, raw distribution) run parallel to it, else they are None.
+    `finish_reason` None means that the sequence goes on. `recomputed` counts tokens that went through the
+    model a second time for this sequence since its last report, `discarded` those decoded for nothing.
+    """
+
+    seq_id: int
+    token_ids: Seq[int]
+    entropies: Seq[float] | None = None
+    best_ids: Seq[Seq[int]] | None = None
+    best_logprobs: Seq[Seq[float]] | None = None
+    finish_reason: FinishReason | None = None
+    error: str | None = None
+    recomputed: int = 0
+    discarded: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Decode sequence `seq` from exactly `token_ids`; `parent` already holds a prefix of them."""
+
+    seq: int
+    token_ids: tuple[int, ...]
+    parent: int | None
+    monitor: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Sequence `seq` has ended where the engine would have gone on."""
+
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unmonitor:
+    """Sequence `seq` can branch no more: its entropies are no longer needed."""
+
+    seq: int
+
+
+Action = Open | Close | Unmonitor
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One branch as it happened: at `position`, `seq` went on with `kept_id` and `new_seq` began with `new_id`.
+
+    `new_id` is None only where the new sequence failed before its first token.
+    """
+
+    seq: int
+    position: int
+    entropy: float
+    threshold: float
+    sampled_id: int
+    kept_id: int
+    new_id: int | None
+    new_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceResult:
+    """One finished sequence: all its generated tokens, of which the first `fork` were taken over from `parent`.
+
+    `entropies` (nats) runs parallel to `token_ids`; None where the token was inherited or not monitored.
+    """
+
+    token_ids: tuple[int, ...]
+    entropies: tuple[float | None, ...]
+    finish_reason: FinishReason
+    parent: int | None = None
+    fork: int = 0
+    error: str | None = None
+
+    @property
+    def n_own_tokens(self) -> int:
+        return len(self.token_ids) - self.fork
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A finished tree. `recomputed` and `discarded` count tokens the engine spent on forking beyond the kept ones."""
+
+    sequences: tuple[SequenceResult, ...]
+    branches: tuple[Branch, ...] = field(default=())
+    recomputed: int = 0
+    discarded: int = 0
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens kept, a shared prefix counted once."""
+        return sum(sequence.n_own_tokens for sequence in self.sequences)
+
+    @property
+    def n_tokens_naive(self) -> int:
+        """Tokens that a sampler without sharing would have generated for the same sequences."""
+        return sum(len(sequence.token_ids) for sequence in self.sequences)
