@@ -1,0 +1,184 @@
+"""A made-up model that obeys the engine contract: for tests, golden traces, and trials of failure.
+
+A *script* says, for any token ids, the distribution of the next one; the engine draws from it as a real one would.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence as Seq
+from dataclasses import dataclass
+from itertools import accumulate
+
+from eager.engines.base import Engine, EngineError
+from eager.entropy import top_k_entropy
+from eager.randomness import sequence_seed, uniform
+from eager.types import ENTROPY_TOP_K, Delta, FinishReason, SamplingParams, Stops
+
+Script = Callable[[Seq[int]], Mapping[int, float]]
+"""Token ids so far -> probabilities of the next token, summing to 1."""
+
+
+@dataclass(slots=True)
+class _Sequence:
+    tokens: list[int]
+    sampling: SamplingParams
+    max_length: int
+    seed: int
+    monitor: bool
+
+
+class ScriptedEngine(Engine):
+    """Plays a script, by default one named in `MODELS`.
+
+    `tokens_per_step` decodes several tokens in a step, `seconds_per_step` makes a step take time, and `fail_after`
+    breaks the engine after so many steps; `failing_positions` fails any sequence that reaches such a length.
+    """
+
+    name = "scripted"
+
+    def __init__(
+        self,
+        model_name: str = "chain",
+        *,
+        script: Script | None = None,
+        stops: Stops = Stops(frozenset({0})),
+        max_model_len: int = 32768,
+        capacity: int = 256,
+        tokens_per_step: int = 1,
+        seconds_per_step: float = 0.0,
+        fail_after: int | None = None,
+        failing_positions: frozenset[int] = frozenset(),
+        vocabulary: Seq[str] = (),
+    ) -> None:
+        if script is None and model_name not in MODELS:
+            raise EngineError(f"engine scripted does not know model '{model_name}': choose from {', '.join(MODELS)}")
+        self.model_name = model_name
+        self.capacity = capacity
+        self.max_model_len = max_model_len
+        self.stops = stops
+        self._script = script or MODELS[model_name]
+        self._vocabulary = vocabulary or (_VOCABULARY if script is None else ())
+        self._tokens_per_step = tokens_per_step
+        self._seconds_per_step = seconds_per_step
+        self._steps_left = fail_after
+        self._failing_positions = failing_positions
+        self._active: dict[int, _Sequence] = {}
+        self._waiting: deque[int] = deque()
+        self._opened: dict[int, _Sequence] = {}
+
+    def open(
+        self,
+        seq_id: int,
+        token_ids: Seq[int],
+        sampling: SamplingParams,
+        *,
+        max_length: int,
+        seed: int,
+        parent: int | None = None,
+        monitor: bool = True,
+    ) -> None:
+        self.close(seq_id)
+        sequence = _Sequence(list(token_ids), sampling, max_length, seed, monitor)
+        if len(self._active) < self.capacity:
+            self._active[seq_id] = sequence
+        else:
+            self._opened[seq_id] = sequence
+            self._waiting.append(seq_id)
+
+    def close(self, seq_id: int) -> None:
+        self._active.pop(seq_id, None)
+        if self._opened.pop(seq_id, None) is not None:
+            self._waiting.remove(seq_id)
+
+    def unmonitor(self, seq_id: int) -> None:
+        sequence = self._active.get(seq_id) or self._opened.get(seq_id)
+        if sequence is not None:
+            sequence.monitor = False
+
+    @property
+    def has_room(self) -> bool:
+        return len(self._active) < self.capacity
+
+    def step(self) -> list[Delta]:
+        if self._steps_left is not None:
+            self._steps_left -= 1
+            if self._steps_left < 0:
+                raise EngineError("the scripted engine broke, as it was told to")
+        if self._seconds_per_step:
+            time.sleep(self._seconds_per_step)
+        while self._waiting and len(self._active) < self.capacity:
+            seq_id = self._waiting.popleft()
+            self._active[seq_id] = self._opened.pop(seq_id)
+        return [self._decode(seq_id, sequence) for seq_id, sequence in list(self._active.items())]
+
+    def _decode(self, seq_id: int, sequence: _Sequence) -> Delta:
+        delta = Delta(seq_id, [], [], [], []) if sequence.monitor else Delta(seq_id, [])
+        for _ in range(self._tokens_per_step):
+            if len(sequence.tokens) in self._failing_positions:
+                delta.finish_reason, delta.error = "error", "the sequence failed, as it was told to"
+            else:
+                delta.finish_reason = self._draw_into(delta, sequence)
+            if delta.finish_reason:
+                del self._active[seq_id]
+                break
+        return delta
+
+    def _draw_into(self, delta: Delta, sequence: _Sequence) -> FinishReason | None:
+        probabilities = self._script(sequence.tokens)
+        if sequence.monitor:
+            _report(delta, probabilities)
+        token = draw(probabilities, sequence.sampling.temperature, uniform(sequence.seed, len(sequence.tokens)))
+        delta.token_ids = [*delta.token_ids, token]
+        sequence.tokens.append(token)
+        if token in self.stops.stop_ids:
+            return "stop"
+        return "length" if len(sequence.tokens) >= sequence.max_length else None
+
+    def encode_chat(self, messages: Seq[Mapping[str, str]]) -> list[int]:
+        # Ids beyond the vocabulary: one a word, so that long prompts are long.
+        return [_FIRST_PROMPT_ID + sum(word.encode()) % 997 for m in messages for word in m["content"].split()] or [_FIRST_PROMPT_ID]
+
+    def decode(self, token_ids: Seq[int]) -> str:
+        return "".join(self._vocabulary[i] if i < len(self._vocabulary) else f"<{i}>" for i in token_ids)
+
+
+def draw(probabilities: Mapping[int, float], temperature: float, u: float) -> int:
+    """The token at `u` in [0, 1) of the distribution sharpened by the temperature."""
+    weights = [p ** (1 / temperature) for p in probabilities.values()]
+    cumulative = list(accumulate(weights))
+    return next(token for token, upto in zip(probabilities, cumulative, strict=True) if u * cumulative[-1] < upto)
+
+
+def _report(delta: Delta, probabilities: Mapping[int, float]) -> None:
+    best = sorted(probabilities.items(), key=lambda item: (-item[1], item[0]))[:ENTROPY_TOP_K]
+    logprobs = [math.log(p) if p > 0 else -math.inf for _, p in best]
+    assert delta.entropies is not None and delta.best_ids is not None and delta.best_logprobs is not None
+    delta.entropies = [*delta.entropies, float(top_k_entropy(logprobs))]
+    delta.best_ids = [*delta.best_ids, [token for token, _ in best]]
+    delta.best_logprobs = [*delta.best_logprobs, logprobs]
+
+
+_FIRST_PROMPT_ID = 1000
+_VOCABULARY = ("<end>", "so ", "then ", "add ", "carry ", "check ", "the ", "sum ", "is ", "\\boxed{1}", "\\boxed{2}", "\\boxed{3}")
+_ANSWERS = (9, 10, 11)
+
+
+def _chain(token_ids: Seq[int]) -> Mapping[int, float]:
+    """Words at random, certain at some places and torn at others, until an answer; hard prompts tear more often."""
+    last = token_ids[-1]
+    if last in _ANSWERS:
+        return {0: 1.0}
+    prompt_length = next((i for i, token in enumerate(token_ids) if token < _FIRST_PROMPT_ID), len(token_ids))
+    difficulty = sum(token_ids[:prompt_length]) % 5
+    place = sequence_seed(difficulty, len(token_ids), last) % 10
+    if len(token_ids) - prompt_length > 10 + 4 * difficulty:
+        return {9: 0.6 - 0.1 * difficulty, 10: 0.3 + 0.05 * difficulty, 11: 0.1 + 0.05 * difficulty}
+    if place < difficulty:
+        return {token: 1 / 12 for token in range(12)}
+    return {1 + place % 8: 0.9, 1 + (place + 3) % 8: 0.1}
+
+
+MODELS: dict[str, Script] = {"chain": _chain}

@@ -1,0 +1,19 @@
+"""The run's memory: an append-only journal with lock and resume, and the documented result JSON made from it."""
+
+from eager.store.journal import FORMAT_VERSION, JOURNAL_NAME, Journal, StoreError
+from eager.store.records import BranchRecord, PromptRecord, SequenceRecord, merged
+from eager.store.result_file import generations_key, prompt_entry, write_result_file
+
+__all__ = [
+    "FORMAT_VERSION",
+    "JOURNAL_NAME",
+    "BranchRecord",
+    "Journal",
+    "PromptRecord",
+    "SequenceRecord",
+    "StoreError",
+    "generations_key",
+    "merged",
+    "prompt_entry",
+    "write_result_file",
+]

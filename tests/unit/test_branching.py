@@ -1,0 +1,303 @@
+"""Properties of the tree, whatever the model says and however the engine delivers it."""
+
+import math
+import random
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from eager.branching import BRANCH_RULES, Brancher, RunningPercentile
+from eager.engines.scripted import ScriptedEngine, draw
+from eager.entropy import MAX_ENTROPY
+from eager.generate import Generator
+from eager.randomness import sequence_seed, uniform
+from eager.types import BranchConfig, Close, Delta, Open, SamplingParams, Stops, TreeJob, Unmonitor
+
+PROMPT = (100, 101)
+END, THINK_END = 0, 7
+STOPS = Stops(frozenset({END}), (6, THINK_END))
+
+
+def noisy(seed, p_end=0.05, vocabulary=30):
+    """A script whose distribution at every prefix is random but fixed: sharp in places, flat in others."""
+
+    def script(token_ids):
+        rng = random.Random(hash((seed, *token_ids)))
+        sharpness = rng.choice([0.2, 1, 5])
+        weights = {token: math.exp(sharpness * rng.gauss(0, 1)) for token in range(1, vocabulary)}
+        total = sum(weights.values()) / (1 - p_end)
+        return {END: p_end, **{token: w / total for token, w in weights.items()}}
+
+    return script
+
+
+def grow(script, *, stops=STOPS, seed=1, prompt=PROMPT, engine_options=None, **config):
+    options = {"max_sequences": 6, "entropy_threshold": 2.0, "max_length": 30, **config}
+    engine = ScriptedEngine(script=script, stops=stops, **(engine_options or {}))
+    generator = Generator(engine)
+    generator.add(TreeJob(0, prompt, BranchConfig(**options), seed))
+    ((_, generation),) = generator.run()
+    return generation
+
+
+rules = st.sampled_from(list(BRANCH_RULES))
+trees = st.fixed_dictionaries(
+    {
+        "max_sequences": st.integers(1, 9),
+        "entropy_threshold": st.floats(0.05, 3.2),
+        "max_length": st.integers(3, 40),
+        "branch_rule": rules,
+        "max_tokens_without_branch": st.integers(1, 20),
+        "threshold_percentile": st.none() | st.floats(0, 100),
+    }
+)
+
+
+@given(st.integers(0, 10**6), trees)
+@settings(max_examples=150, deadline=None)
+def test_tree_invariants(seed, config):
+    """At most M sequences; siblings share their prefix and differ at the fork; own tokens sum to the tokens kept."""
+    tree = grow(noisy(seed), **config)
+    assert 1 <= len(tree.sequences) <= config["max_sequences"]
+    assert len(tree.branches) == len(tree.sequences) - 1
+    for branch in tree.branches:
+        parent, child = tree.sequences[branch.seq], tree.sequences[branch.new_seq]
+        assert child.parent == branch.seq
+        assert child.fork == branch.position
+        assert parent.token_ids[: child.fork] == child.token_ids[: child.fork]
+        assert parent.token_ids[branch.position] == branch.kept_id
+        assert child.token_ids[branch.position] == branch.new_id
+        if config["branch_rule"] != "sample":
+            assert branch.kept_id != branch.new_id
+        assert branch.entropy > branch.threshold >= config["entropy_threshold"]
+    kept = {sequence.token_ids[:end] for sequence in tree.sequences for end in range(1, len(sequence.token_ids) + 1)}
+    if config["branch_rule"] != "sample":  # independent draws may coincide
+        assert tree.n_tokens == len(kept)
+    assert tree.n_tokens_naive == sum(len(sequence.token_ids) for sequence in tree.sequences)
+
+
+@given(st.integers(0, 10**6), trees)
+@settings(max_examples=100, deadline=None)
+def test_sequences_end_where_they_must(seed, config):
+    """A sequence ends with a stop token or at max_length, never beyond either, and the last allowed token does not branch."""
+    tree = grow(noisy(seed), **config)
+    for sequence in tree.sequences:
+        length = len(PROMPT) + len(sequence.token_ids)
+        assert END not in sequence.token_ids[:-1]
+        assert (sequence.finish_reason == "stop") == (sequence.token_ids[-1] == END)
+        assert length == config["max_length"] if sequence.finish_reason == "length" else length <= config["max_length"]
+    assert all(len(PROMPT) + branch.position + 1 < config["max_length"] for branch in tree.branches)
+
+
+@given(st.integers(0, 10**6), trees, st.randoms(use_true_random=False))
+@settings(max_examples=150, deadline=None)
+def test_tree_does_not_depend_on_the_order_of_delivery(seed, config, rng):
+    """An engine that delivers in any order, any number of tokens at a time, gives the very same tree."""
+    script = noisy(seed)
+    expected = grow(script, **config)
+    brancher = Brancher(TreeJob(0, PROMPT, BranchConfig(**config), 1), STOPS)
+    open_sequences = {}
+    actions = brancher.start()
+    while True:
+        for action in actions:
+            if isinstance(action, Open):
+                open_sequences[action.seq] = (list(action.token_ids), action.monitor)
+            elif isinstance(action, Close):
+                del open_sequences[action.seq]
+            elif isinstance(action, Unmonitor) and action.seq in open_sequences:
+                open_sequences[action.seq] = (open_sequences[action.seq][0], False)
+        if brancher.is_done:
+            break
+        chosen = rng.sample(sorted(open_sequences), rng.randint(1, len(open_sequences)))
+        actions = brancher.observe([(i, decode(script, open_sequences, i, rng.randint(1, 5), config["max_length"])) for i in chosen])
+    result = brancher.result()
+    assert result.sequences == expected.sequences
+    assert result.branches == expected.branches
+
+
+def decode(script, open_sequences, index, n_tokens, max_length):
+    """Some tokens of one sequence, as the scripted engine would decode them; takes it off when it ends."""
+    tokens, monitor = open_sequences[index]
+    engine = ScriptedEngine(script=script, stops=STOPS, tokens_per_step=n_tokens)
+    engine.open(index, tokens, SamplingParams(), max_length=max_length, seed=sequence_seed(1, 0, index), monitor=monitor)
+    (delta,) = engine.step()
+    tokens.extend(delta.token_ids)
+    if delta.finish_reason:
+        del open_sequences[index]
+    return delta
+
+
+@given(st.integers(0, 10**6), st.integers(1, 6), rules)
+@settings(max_examples=60, deadline=None)
+def test_threshold_above_ln_k_is_plain_sampling(seed, max_sequences, rule):
+    """No entropy exceeds ln K: one sequence, token for token what sampling with its seed gives."""
+    script = noisy(seed)
+    tree = grow(script, max_sequences=max_sequences, entropy_threshold=MAX_ENTROPY + 1e-9, branch_rule=rule)
+    tokens = list(PROMPT)
+    while len(tokens) < 30 and tokens[-1] != END:
+        tokens.append(draw(script(tokens), 0.6, uniform(sequence_seed(1, 0, 0), len(tokens))))
+    assert len(tree.sequences) == 1
+    assert tree.sequences[0].token_ids == tuple(tokens[2:])
+
+
+@given(st.integers(0, 10**6), st.integers(1, 12), rules)
+@settings(max_examples=60, deadline=None)
+def test_threshold_near_zero_saturates_every_long_tree(seed, max_sequences, rule):
+    """Where no sequence ends early, a threshold near 0 gives exactly M sequences."""
+    tree = grow(noisy(seed, p_end=0.0), max_sequences=max_sequences, entropy_threshold=1e-9, branch_rule=rule)
+    assert len(tree.sequences) == max_sequences
+
+
+def test_under_sample_sequences_are_exact_samples():
+    """Under `sample` each of a tree's sequences has the distribution of an independent sample.
+
+    A chain of two tokens with known probabilities; every one of 8 sequences is compared by chi-square at 0.1 %.
+    """
+    first, second = {1: 0.5, 2: 0.3, 3: 0.2}, {1: {4: 0.7, 5: 0.3}, 2: {4: 0.2, 5: 0.8}, 3: {4: 0.5, 5: 0.5}}
+    n_trees, n_sequences = 3000, 6
+
+    def script(token_ids):
+        return first if len(token_ids) == 2 else second[token_ids[2]] if len(token_ids) == 3 else {1: 0.5, 2: 0.5}
+
+    counts = [dict.fromkeys([(a, b) for a in first for b in (4, 5)], 0) for _ in range(n_sequences)]
+    for seed in range(n_trees):
+        tree = grow(
+            script, seed=seed, max_sequences=n_sequences, entropy_threshold=0.3, max_length=6, branch_rule="sample",
+            sampling=SamplingParams(temperature=1.0),
+        )  # fmt: skip
+        assert len(tree.sequences) == n_sequences
+        for index, sequence in enumerate(tree.sequences):
+            counts[index][sequence.token_ids[:2]] += 1
+    for count in counts:
+        expected = {(a, b): n_trees * first[a] * second[a][b] for a, b in count}
+        chi_square = sum((count[k] - expected[k]) ** 2 / expected[k] for k in count)
+        assert chi_square < 20.5  # 5 degrees of freedom
+
+
+def test_top2_takes_the_two_most_likely_whatever_was_sampled():
+    """The parent goes on with the most likely token, the child with the second; the sampled one is thrown away."""
+
+    def script(token_ids):
+        return {1: 0.4, 2: 0.3, 3: 0.3} if len(token_ids) == 2 else {END: 1.0}
+
+    trees = [grow(script, seed=seed, max_sequences=2, entropy_threshold=1.0) for seed in range(20)]
+    assert {t.branches[0].sampled_id for t in trees} == {1, 2, 3}
+    assert all([s.token_ids for s in t.sequences] == [(1, END), (2, END)] for t in trees)
+    assert all(t.discarded == (t.branches[0].sampled_id != 1) for t in trees)
+
+
+def test_distinct_keeps_the_sampled_token_and_draws_another():
+    """The parent keeps its draw; the child's differs from it and covers the rest of the top K."""
+
+    def script(token_ids):
+        return {1: 0.4, 2: 0.3, 3: 0.3} if len(token_ids) == 2 else {END: 1.0}
+
+    trees = [grow(script, seed=s, max_sequences=2, entropy_threshold=1.0, branch_rule="distinct") for s in range(40)]
+    assert all(t.branches[0].kept_id == t.branches[0].sampled_id and t.discarded == 0 for t in trees)
+    assert {(t.branches[0].kept_id, t.branches[0].new_id) for t in trees} == {(a, b) for a in (1, 2, 3) for b in (1, 2, 3) if a != b}
+
+
+def test_a_stop_token_as_second_best_ends_the_child_at_birth():
+    """The child counts as a sequence and is never opened."""
+
+    def script(token_ids):
+        return {1: 0.5, END: 0.4, 2: 0.1} if len(token_ids) == 2 else {1: 1.0}
+
+    tree = grow(script, max_sequences=3, entropy_threshold=0.5, max_length=8)
+    assert tree.sequences[1].token_ids == (END,)
+    assert tree.sequences[1].finish_reason == "stop"
+    assert len(tree.sequences) == 2
+
+
+def test_a_stop_token_as_most_likely_closes_the_parent():
+    """Whatever the parent sampled, it ends where the most likely token is a stop token; the child goes on."""
+
+    def script(token_ids):
+        return {END: 0.5, 1: 0.4, 2: 0.1} if len(token_ids) == 2 else {1: 1.0}
+
+    for seed in range(10):
+        tree = grow(script, seed=seed, max_sequences=2, entropy_threshold=0.5, max_length=8)
+        assert tree.sequences[0].token_ids == (END,)
+        assert tree.sequences[1].token_ids == (1,) * 6
+
+
+def test_a_sequence_that_ends_at_the_token_that_branches_goes_on_with_the_kept_one():
+    """A sampled stop token is taken back when another one is more likely."""
+
+    def script(token_ids):
+        return {1: 0.4, 2: 0.35, END: 0.25} if len(token_ids) == 2 else {1: 1.0}
+
+    ended = [grow(script, seed=s, max_sequences=2, entropy_threshold=0.5, max_length=8) for s in range(30)]
+    ended = [tree for tree in ended if tree.branches[0].sampled_id == END]
+    assert ended
+    assert all([s.token_ids for s in t.sequences] == [(1,) * 6, (2, 1, 1, 1, 1, 1)] for t in ended)
+
+
+def test_no_branch_after_thinking():
+    """Once the end-of-thinking run of ids is complete the sequence is unmonitored: no entropies, no branches."""
+
+    def script(token_ids):
+        at = len(token_ids) - 2
+        return {6: 1.0} if at == 2 else {THINK_END: 1.0} if at == 3 else {i: 1 / 20 for i in range(10, 30)}
+
+    tree = grow(script, max_sequences=50, entropy_threshold=1.0, max_length=12)
+    assert {branch.position for branch in tree.branches} == {0, 1}
+    for sequence in tree.sequences:
+        assert all(e is not None for e in sequence.entropies[sequence.fork : 4])
+        assert all(e is None for e in sequence.entropies[4:])
+
+
+def test_branching_ends_after_max_tokens_without_branch():
+    """The phase ends when so many positions have passed since the last branch, or the start."""
+
+    def script(token_ids):
+        at = len(token_ids) - 2
+        return {i: 1 / 20 for i in range(10, 30)} if at in (2, 6, 12) else {1: 1.0}
+
+    tree = grow(script, max_sequences=50, max_length=30, max_tokens_without_branch=4)
+    assert {branch.position for branch in tree.branches} == {2, 6}
+    tree = grow(script, max_sequences=50, max_length=30, max_tokens_without_branch=2)
+    assert not tree.branches
+    assert tree.sequences[0].entropies[:2] == (0.0, 0.0)
+    assert tree.sequences[0].entropies[2] is None
+
+
+def test_percentile_raises_the_threshold():
+    """With a percentile of 100 only a new maximum could exceed it, so nothing branches; the thresholds are recorded."""
+    assert not grow(noisy(3), threshold_percentile=100, entropy_threshold=0.1).branches
+    tree = grow(noisy(3), threshold_percentile=50, entropy_threshold=0.1)
+    assert tree.branches
+    assert len({branch.threshold for branch in tree.branches}) > 1
+
+
+@given(st.lists(st.floats(0, 3), min_size=1, max_size=80), st.floats(0, 100))
+def test_running_percentile_is_nearest_rank(values, percentile):
+    """After every value it is the nearest-rank percentile of all so far."""
+    running = RunningPercentile(percentile)
+    for n, value in enumerate(values, start=1):
+        rank = max(1, math.ceil(percentile / 100 * n))
+        assert running.add(value) == sorted(values[:n])[rank - 1]
+
+
+def test_a_failed_sequence_is_an_error_not_an_answer():
+    """A sequence the engine gave up carries its sentence; its siblings end as they would."""
+    tree = grow(noisy(5, p_end=0.0), engine_options={"failing_positions": frozenset({12})}, max_sequences=3)
+    assert {sequence.finish_reason for sequence in tree.sequences} == {"error"}
+    assert all(sequence.error and len(sequence.token_ids) == 10 for sequence in tree.sequences)
+
+
+def test_monitored_sequences_need_entropies():
+    """An engine that forgets them is found out at once."""
+    brancher = Brancher(TreeJob(0, PROMPT, BranchConfig(2, 2.0, 10), 1), STOPS)
+    brancher.start()
+    with pytest.raises(ValueError, match="reported no entropies"):
+        brancher.observe([(0, Delta(0, [1]))])
+
+
+def test_parallel_roots_are_independent_plain_samples():
+    """With M roots nothing is monitored, and each root draws with its own seed."""
+    script = noisy(8)
+    tree = grow(script, max_sequences=5, n_roots=5)
+    assert len({sequence.token_ids for sequence in tree.sequences}) > 1
+    assert all(e is None for sequence in tree.sequences for e in sequence.entropies)
+    assert tree.sequences[0].token_ids == grow(script, max_sequences=1).sequences[0].token_ids
