@@ -1,0 +1,61 @@
+"""`eager recap`: tables over result folders."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+
+from eager.cli import CONTEXT_SETTINGS
+
+# Tables that a file or another program reads are not folded to the 80 columns of an unknown terminal.
+_WIDTH_WITHOUT_TERMINAL = 160
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.command("recap", context_settings=CONTEXT_SETTINGS)
+@click.argument("folders", metavar="FOLDER...", nargs=-1, required=True, type=FOLDER)
+@click.option("--json", "form", flag_value="json", help="Print everything as JSON, for machines.")
+@click.option("--csv", "form", flag_value="csv", help="Print a line a number as CSV, for machines.")
+@click.option("--large", is_flag=True, help="Also write .large beside every result file: its list, strings parsed.")
+def command(folders: tuple[Path, ...], form: str | None, large: bool) -> None:
+    """What every experiment in the FOLDERs cost and reached, with intervals, and how they differ.
+
+    Reads what eager run writes, and what the published code wrote. Several folders make one comparison.
+    Exits with 1 where something could not be read; the rest is reported all the same.
+    """
+    require("ijson")
+    from rich.console import Console
+
+    from eager.recap import RecapError, as_csv, as_json, print_comparison, recap, write_large
+
+    try:
+        comparison = recap(folders)
+        written = write_large(folders, comparison.findings) if large else []
+    except RecapError as error:
+        raise click.ClickException(str(error)) from None
+    if form is None:
+        console = Console(highlight=False)
+        console.width = console.width if console.is_terminal else _WIDTH_WITHOUT_TERMINAL
+        print_comparison(comparison, console)
+    else:
+        click.echo((as_json if form == "json" else as_csv)(comparison).rstrip("\n"))
+    for path in written:
+        click.echo(f"wrote {path}", err=True)
+    finish(comparison.findings.problems)
+
+
+def require(*modules: str) -> None:
+    """Stop with a sentence where a module of the extra `report` is missing."""
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise click.ClickException(f"this needs {' and '.join(missing)}: pip install 'eager-gen[report]'")
+
+
+def finish(problems: list[str]) -> None:
+    """Say what could not be read, and exit with 1 if there was anything."""
+    for problem in problems:
+        click.echo(f"Error: {problem}", err=True)
+    if problems:
+        raise click.exceptions.Exit(1)

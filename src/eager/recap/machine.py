@@ -1,0 +1,84 @@
+"""The comparison for machines: JSON, and one tidy CSV with a line a number."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from eager.metrics import Score
+from eager.recap.compare import SCORES, Comparison, Difference, Row
+
+_COLUMNS = ("experiment", "against", "measure", "value", "low", "high", "n")
+_COUNTS = ("n_generated", "n_naive", "n_recomputed", "n_discarded")
+
+
+def as_json(comparison: Comparison) -> str:
+    """Everything, as docs/recap-and-report.md lists it."""
+    findings = comparison.findings
+    data = {
+        "experiments": [_experiment(row) for row in comparison.rows],
+        "differences": [asdict(difference) for difference in comparison.differences],
+        "problems": findings.problems,
+        "notices": findings.notices,
+    }
+    return json.dumps(data, indent=2)
+
+
+def _experiment(row: Row) -> dict[str, Any]:
+    measures = row.measures
+    return {
+        "label": measures.label,
+        "folder": measures.folder,
+        **asdict(measures.experiment),
+        "n_prompts_read": len(measures.prompts),
+        "n_sequences": row.scores.n_sequences,
+        "tokens": {name.removeprefix("n_"): getattr(row, name) for name in _COUNTS},
+        "saved_against_parallel": asdict(row.saved_against_parallel),
+        "saved_against_naive": asdict(row.saved_against_naive),
+        "scores": asdict(row.scores),
+        "entropy_accuracy": [asdict(correlation) for correlation in row.correlations],
+    }
+
+
+def as_csv(comparison: Comparison) -> str:
+    """A line a number; empty where there is none."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for row in comparison.rows:
+        writer.writerows(_row_lines(row))
+    for difference in comparison.differences:
+        writer.writerows(_difference_lines(difference))
+    return text.getvalue()
+
+
+def _row_lines(row: Row) -> Iterator[tuple[Any, ...]]:
+    label, n_prompts = row.measures.label, len(row.measures.prompts)
+    yield label, "", "n_prompts", n_prompts, "", "", n_prompts
+    yield label, "", "n_sequences", row.scores.n_sequences, "", "", n_prompts
+    for name in _COUNTS:
+        yield label, "", name.replace("n_", "tokens_"), getattr(row, name), "", "", n_prompts
+    yield label, "parallel", "saved", *_score(row.saved_against_parallel)
+    yield label, "naive", "saved", *_score(row.saved_against_naive)
+    for name in SCORES:
+        yield label, "", name, *_score(getattr(row.scores, name))
+    yield label, "", "cons_ties", row.scores.cons_at_k.ties, "", "", row.scores.cons_at_k.n_prompts
+    for j, score in enumerate(row.scores.pass_at_curve, start=1):
+        yield label, "", f"pass_at_{j}_unbiased", *_score(score)
+    for found in row.correlations:
+        for name in ("pearson", "spearman"):
+            measure = f"{name}_entropy_p{found.percentile:g}_{found.over}"
+            yield label, "", measure, getattr(found, name), "", "", found.n
+
+
+def _difference_lines(difference: Difference) -> Iterator[tuple[Any, ...]]:
+    for name in (*SCORES, "tokens"):
+        yield difference.first, difference.second, f"difference_{name}", *_score(getattr(difference, name))
+
+
+def _score(score: Score) -> tuple[float | None, float | None, float | None, int]:
+    return score.value, score.low, score.high, score.n_prompts

@@ -1,0 +1,149 @@
+"""The comparison for people: tables of rich."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from eager.metrics import Score
+from eager.recap.compare import Comparison, Row
+from eager.recap.words import DASH, MINUS
+
+# More pairs than this are a wall of numbers: then only those with a parallel run are shown; --json has all.
+_MOST_PAIRS = 15
+
+
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """Print the tables; headings, notices and problems included."""
+    for part in _parts(comparison):
+        console.print(part)
+        console.print()
+    for notice in comparison.findings.notices:
+        console.print(Text(f"note: {notice}", style="dim"))
+
+
+def _parts(comparison: Comparison) -> Iterator[RenderableType]:
+    yield _heading(comparison)
+    yield _costs(comparison)
+    yield _scores(comparison)
+    if any(len(row.scores.pass_at_curve) > 1 for row in comparison.rows):
+        yield _curves(comparison)
+    if comparison.differences:
+        yield _differences(comparison)
+    if any(found.pearson is not None for row in comparison.rows for found in row.correlations):
+        yield _correlations(comparison)
+
+
+def _heading(comparison: Comparison) -> Text:
+    text = Text()
+    for row in {row.measures.folder: row for row in comparison.rows}.values():
+        said = row.measures.experiment
+        facts = [said.model_name, said.data_name, None if said.max_sequences is None else f"M = {said.max_sequences}"]
+        facts += [None if said.temperature is None else f"temperature {said.temperature:g}", row.measures.folder]
+        text.append(" · ".join(str(fact) for fact in facts if fact) + "\n", style="bold")
+    text.append("95 % bootstrap intervals over prompts in brackets", style="dim")
+    return text
+
+
+def _table(title: str, first: str, *columns: str) -> Table:
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), header_style="dim"
+    )
+    table.add_column(first, overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _costs(comparison: Comparison) -> Table:
+    names = ("prompts", "sequences", "tokens", "naive tokens", "saved against parallel", "against naive")
+    table = _table("What it cost", "experiment", *names)
+    for row in comparison.rows:
+        numbers = (len(row.measures.prompts), row.scores.n_sequences, row.n_generated, row.n_naive)
+        shares = (percent(row.saved_against_parallel), percent(row.saved_against_naive))
+        table.add_row(Text(row.measures.label), *(f"{number:,}" for number in numbers), *shares)
+    return table
+
+
+def _scores(comparison: Comparison) -> Table:
+    table = _table("What it reached", "experiment", "Pass@k", "Cons@k", "ties", "Pass rate", "over prompts")
+    for row in comparison.rows:
+        scores = row.scores
+        values = (
+            percent(scores.pass_at_k),
+            percent(scores.cons_at_k),
+            str(scores.cons_at_k.ties),
+            percent(scores.pass_rate),
+        )
+        table.add_row(Text(row.measures.label), *values, f"{scores.pass_at_k.n_prompts:,}")
+    return table
+
+
+def _curves(comparison: Comparison) -> Table:
+    longest = max(len(row.scores.pass_at_curve) for row in comparison.rows)
+    shown = [j for j in (1, 2, 4, 8, 16, 32, 64, 128) if j <= longest]
+    title = "Unbiased pass@j, up to the fewest sequences that a prompt has"
+    table = _table(title, "experiment", *(f"@{j}" for j in shown))
+    for row in comparison.rows:
+        curve = row.scores.pass_at_curve
+        table.add_row(Text(row.measures.label), *(percent(curve[j - 1]) if j <= len(curve) else "" for j in shown))
+    return table
+
+
+def _differences(comparison: Comparison) -> Table:
+    differences = comparison.differences
+    if len(differences) > _MOST_PAIRS:
+        baselines = {row.measures.label for row in comparison.rows if row.measures.experiment.kind == "parallel"}
+        differences = tuple(d for d in differences if {d.first, d.second} & baselines) or differences[:_MOST_PAIRS]
+    title = "First minus second, on the prompts that both have (* the interval leaves out 0)"
+    table = _table(title, "first", "Pass@k", "Cons@k", "Pass rate", "tokens", "prompts")
+    table.columns[0].header = f"first {MINUS} second"
+    for d in differences:
+        scores = (d.pass_at_k, d.cons_at_k, d.pass_rate)
+        name = Text.assemble(d.first, f" {MINUS} ", d.second)
+        table.add_row(name, *map(points, scores), percent(d.tokens, signed=True), f"{d.tokens.n_prompts:,}")
+    return table
+
+
+def _correlations(comparison: Comparison) -> Table:
+    rows = [row for row in comparison.rows if row.correlations]
+    title = "Entropy against correctness, over sequences: Pearson / Spearman at percentiles of a sequence's entropies"
+    table = _table(title, "percentile", *(row.measures.label for row in rows))
+    by_percentile: dict[float, list[str]] = {}
+    for row in rows:
+        for found in row.correlations:
+            if found.over == "sequences":
+                by_percentile.setdefault(found.percentile, []).append(f"{_r(found.pearson)} / {_r(found.spearman)}")
+    for percentile, cells in by_percentile.items():
+        table.add_row(f"{percentile:g}", *cells)
+    table.add_row("sequences", *(f"{_n_sequences(row):,}" for row in rows))
+    return table
+
+
+def _n_sequences(row: Row) -> int:
+    return max(found.n for found in row.correlations)
+
+
+def _r(value: float | None) -> str:
+    return DASH if value is None else f"{value:+.2f}".replace("-", MINUS)
+
+
+def percent(score: Score, signed: bool = False) -> str:
+    """`43.2 % [40.1, 46.0]`; a dash where there is no number."""
+    if score.value is None or score.low is None or score.high is None:
+        return DASH
+    sign = "+" if signed else ""
+    numbers = (score.value, score.low, score.high)
+    value, low, high = (f"{100 * number:{sign}.1f}".replace("-", MINUS) for number in numbers)
+    return f"{value} % [{low}, {high}]"
+
+
+def points(score: Score) -> str:
+    """A difference in percentage points; `*` where its interval leaves out 0."""
+    if score.low is None or score.high is None:
+        return DASH
+    star = "*" if score.low > 0 or score.high < 0 else ""
+    return percent(score, signed=True).replace(" %", "") + star
