@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from eager.branching import BRANCH_RULES, Brancher, RunningPercentile
-from eager.engines.scripted import ScriptedEngine, draw
+from eager.engines.scripted import ScriptedEngine, draw_scripted
 from eager.entropy import MAX_ENTROPY
 from eager.generate import Generator
 from eager.randomness import sequence_seed, uniform
@@ -135,7 +135,7 @@ def test_threshold_above_ln_k_is_plain_sampling(seed, max_sequences, rule):
     tree = grow(script, max_sequences=max_sequences, entropy_threshold=MAX_ENTROPY + 1e-9, branch_rule=rule)
     tokens = list(PROMPT)
     while len(tokens) < 30 and tokens[-1] != END:
-        tokens.append(draw(script(tokens), 0.6, uniform(sequence_seed(1, 0, 0), len(tokens))))
+        tokens.append(draw_scripted(script(tokens), SamplingParams(), uniform(sequence_seed(1, 0, 0), len(tokens))))
     assert len(tree.sequences) == 1
     assert tree.sequences[0].token_ids == tuple(tokens[2:])
 

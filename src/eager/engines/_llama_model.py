@@ -33,7 +33,8 @@ def find_gguf(model_name: str) -> Path:
     if model_name.count("/") == 1 and ":" in model_name:
         return _hub_gguf(*model_name.split(":", 1))
     raise EngineError(
-        f"engine llama_cpp does not know model '{model_name}': give 'demo', the path of a .gguf file, or 'owner/repo:quant'"
+        f"engine llama_cpp does not know model '{model_name}': give 'demo', the path of a .gguf file or 'owner/repo:quant',"
+        " or choose --engine vllm"
     )
 
 

@@ -10,8 +10,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence as Seq
 from dataclasses import dataclass
-from itertools import accumulate
 
+import numpy as np
+
+from eager.engines._draw import draw
 from eager.engines.base import Engine, EngineError
 from eager.entropy import top_k_entropy
 from eager.randomness import sequence_seed, uniform
@@ -130,7 +132,7 @@ class ScriptedEngine(Engine):
         probabilities = self._script(sequence.tokens)
         if sequence.monitor:
             _report(delta, probabilities)
-        token = draw(probabilities, sequence.sampling.temperature, uniform(sequence.seed, len(sequence.tokens)))
+        token = draw_scripted(probabilities, sequence.sampling, uniform(sequence.seed, len(sequence.tokens)))
         delta.token_ids = [*delta.token_ids, token]
         sequence.tokens.append(token)
         if token in self.stops.stop_ids:
@@ -145,11 +147,11 @@ class ScriptedEngine(Engine):
         return "".join(self._vocabulary[i] if i < len(self._vocabulary) else f"<{i}>" for i in token_ids)
 
 
-def draw(probabilities: Mapping[int, float], temperature: float, u: float) -> int:
-    """The token at `u` in [0, 1) of the distribution sharpened by the temperature."""
-    weights = [p ** (1 / temperature) for p in probabilities.values()]
-    cumulative = list(accumulate(weights))
-    return next(token for token, upto in zip(probabilities, cumulative, strict=True) if u * cumulative[-1] < upto)
+def draw_scripted(probabilities: Mapping[int, float], sampling: SamplingParams, u: float) -> int:
+    """The token at `u` in [0, 1) of the distribution, tempered and truncated as every engine does."""
+    with np.errstate(divide="ignore"):
+        row = np.log(np.fromiter(probabilities.values(), np.float32))
+    return list(probabilities)[draw(row, sampling, u)]
 
 
 def _report(delta: Delta, probabilities: Mapping[int, float]) -> None:

@@ -1,7 +1,7 @@
 """The journal of one output folder: append-only, one writer, safe against a kill at any moment.
 
 The first line holds the format's version and the run's settings, every other line one finished prompt of one
-experiment, or grades found for one later. A line is on disk before it counts; a last line torn by a crash is cut when
+experiment, grades found for one later, or what is to be known about a run. A line is on disk before it counts; a last line torn by a crash is cut when
 the journal is opened.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence as Seq
 from dataclasses import replace
 from io import FileIO
@@ -38,8 +39,10 @@ class Journal:
         self.folder = folder
         self.path = folder / JOURNAL_NAME
         self._places: dict[_Key, tuple[int, int]] = {}
+        self._counts: Counter[str] = Counter()
         self._grades: dict[_Key, tuple[list[str | None], list[bool | None]]] = {}
         self.settings: dict[str, Any] = {}
+        self.about: dict[str, Any] = {}
         self._lock: FileLock | None = None
         self._file: FileIO | None = None
         if settings is not None:
@@ -58,6 +61,10 @@ class Journal:
     def prompts(self, experiment: str) -> list[int]:
         """Indices of the experiment's finished prompts, ascending."""
         return sorted(prompt for name, prompt in self._places if name == experiment)
+
+    def count(self, experiment: str) -> int:
+        """How many of the experiment's prompts are finished."""
+        return self._counts[experiment]
 
     def read(self, experiment: str, prompt_index: int) -> PromptRecord:
         """The record of a finished prompt. Raises KeyError where there is none."""
@@ -80,8 +87,7 @@ class Journal:
 
     def append(self, record: PromptRecord) -> None:
         """Put the record on disk. It counts once this returns; a failure leaves what was there."""
-        offset, size = self._write({"record": to_line(record)})
-        self._places[record.experiment, record.prompt_index] = (offset, size)
+        self._place((record.experiment, record.prompt_index), self._write({"record": to_line(record)}))
 
     def append_grades(
         self, experiment: str, prompt_index: int, answers: Seq[str | None], correct: Seq[bool | None]
@@ -90,6 +96,11 @@ class Journal:
         grades = {"experiment": experiment, "prompt_index": prompt_index, "answers": list(answers), "correct": list(correct)}
         self._write({"grades": grades})
         self._grades[experiment, prompt_index] = (list(answers), list(correct))
+
+    def append_about(self, about: Mapping[str, Any]) -> None:
+        """Note what may differ between the runs in this folder (notes, versions); the last counts."""
+        self._write({"about": dict(about)})
+        self.about = dict(about)
 
     def close(self) -> None:
         """Let another process use the folder."""
@@ -181,7 +192,9 @@ class Journal:
     def _note(self, line: dict[str, Any], number: int, place: tuple[int, int]) -> None:
         try:
             if "record" in line:
-                self._places[_key(line["record"])] = place
+                self._place(_key(line["record"]), place)
+            elif "about" in line:
+                self.about = dict(line["about"])
             else:
                 grades = line["grades"]
                 self._grades[_key(grades)] = (grades["answers"], grades["correct"])
@@ -189,6 +202,10 @@ class Journal:
             raise StoreError(
                 f"'{self.path}', line {number}: neither a prompt's record nor grades; restore the file, or start in another folder"
             ) from None
+
+    def _place(self, key: _Key, place: tuple[int, int]) -> None:
+        self._counts[key[0]] += key not in self._places
+        self._places[key] = place
 
     def _check_settings(self, asked: dict[str, Any]) -> None:
         begun_with = self.settings

@@ -1,0 +1,109 @@
+"""What a run prints: progress while it works, a table at the end."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from eager.generate import Progress
+from eager.metrics import Score
+from eager.results import ExperimentResult
+
+_LINE_EVERY_SECONDS = 10.0
+_REDRAW_EVERY_SECONDS = 0.25
+_NARROWEST = 120
+
+
+class Display:
+    """One line that is redrawn on a terminal, a plain line now and then elsewhere. A context manager."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        self._experiment = ""
+        self._started = self._shown = 0.0
+        self._n_done_at_start = 0
+
+    def __enter__(self) -> Display:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._live.stop()
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        self._console.print(Text(text))
+
+    def show(self, experiment: str, n_done: int, n_prompts: int, progress: Progress) -> None:
+        """Told after every engine step; prints rarely."""
+        now = time.monotonic()
+        if experiment != self._experiment:
+            self._experiment, self._started, self._shown, self._n_done_at_start = experiment, now, now, n_done
+        every = _REDRAW_EVERY_SECONDS if self._console.is_terminal else _LINE_EVERY_SECONDS
+        if now - self._shown < every:
+            return
+        self._shown = now
+        line = Text(self._line(now - self._started, n_done, n_prompts, progress))
+        if self._console.is_terminal:
+            self._live.update(line, refresh=True)
+        else:
+            self._console.print(line, soft_wrap=True)
+
+    def _line(self, seconds: float, n_done: int, n_prompts: int, progress: Progress) -> str:
+        done_now = n_done - self._n_done_at_start
+        left = f"{_clock(seconds / done_now * (n_prompts - n_done))} left" if done_now else "time left unknown"
+        return (
+            f"{self._experiment}: {n_done}/{n_prompts} prompts, {progress.sequences_open} sequences open, "
+            f"{progress.branches} branches, {progress.n_tokens / max(seconds, 1e-9):.0f} tokens/s, {left}"
+        )
+
+    def table(self, results: list[ExperimentResult], folder: Path) -> None:
+        """The experiments side by side, on standard output."""
+        console = Console(highlight=False)
+        if not console.is_terminal or console.width < _NARROWEST:
+            console.width = _NARROWEST
+        console.print(result_table(results))
+        console.print(Text(f"results in {folder}"), soft_wrap=True)
+        failed = sum(result.n_errors for result in results)
+        if failed:
+            console.print(Text(f"{failed} sequences failed and are recorded as errors, not as answers"))
+
+
+def result_table(results: list[ExperimentResult]) -> Table:
+    """Cost and scores of each experiment; the share saved is of parallel's tokens."""
+    table = Table(caption="95 % bootstrap intervals over prompts; saved: tokens against parallel", caption_justify="left")
+    table.add_column("experiment", no_wrap=True)
+    for name in ("sequences", "tokens", "saved", "Pass@k", "Cons@k", "Pass rate", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    baseline = next((result.n_tokens for result in results if result.experiment == "parallel"), None)
+    for result in results:
+        scores = result.scores
+        table.add_row(
+            result.experiment,
+            f"{result.n_sequences:,}",
+            f"{result.n_tokens:,}",
+            "–" if not baseline or result.experiment == "parallel" else f"{100 * (1 - result.n_tokens / baseline):.1f} %",
+            *(_score(score) for score in (scores.pass_at_k, scores.cons_at_k, scores.pass_rate)),
+            f"{result.seconds:.1f}",
+        )
+    return table
+
+
+def _score(score: Score) -> str:
+    if score.value is None or score.low is None or score.high is None:
+        return "ungraded"
+    return f"{score.value:.3f} [{score.low:.2f}–{score.high:.2f}]"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,44 @@
+"""`eager tasks` and `eager engines`: what there is, and what is missing to use it."""
+
+from __future__ import annotations
+
+import click
+
+from eager.cli import CONTEXT_SETTINGS
+
+
+@click.command("tasks", context_settings=CONTEXT_SETTINGS)
+def tasks() -> None:
+    """List the tasks, and what is missing to use them."""
+    from importlib.util import find_spec
+
+    from eager.tasks import TASKS
+
+    has_datasets = find_spec("datasets") is not None
+    has_math = find_spec("math_verify") is not None
+    for name, task in TASKS.items():
+        missing = []
+        if task.hub is not None and not has_datasets:
+            missing.append("the hub needs pip install 'eager-gen[tasks]'; --data_path works without")
+        if task.answer_kind == "math" and not has_math:
+            missing.append("comparing answers needs pip install 'eager-gen[math]'")
+        _line(name, task.title, missing)
+    click.echo("\nAny local file: --data_name NAME --data_path FILE --prompt_field COLUMN [--target_field COLUMN]")
+
+
+@click.command("engines", context_settings=CONTEXT_SETTINGS)
+def engines() -> None:
+    """List the engines, and what is missing to use them."""
+    from eager.engines import ENGINES, is_installed
+
+    for name, info in ENGINES.items():
+        _line(name, info.summary, [] if is_installed(name) else [f"needs pip install 'eager-gen[{info.extra}]'"])
+
+
+def _line(name: str, summary: str, missing: list[str]) -> None:
+    click.echo(f"{name:30} {summary}")
+    for sentence in missing:
+        click.echo(f"{'':30} {sentence}")
+
+
+COMMANDS = {"tasks": tasks, "engines": engines}

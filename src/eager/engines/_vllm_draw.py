@@ -1,0 +1,123 @@
+"""Draws inside vLLM's V1 model runner that depend on (seed, position) alone.
+
+vLLM's V1 runner gives a seeded request a generator whose state advances with every draw: what it draws then depends
+on where the request began, and on a CPU it cannot be rewound when a prefill takes several steps (`CPU Generator does
+not use offset`). Here the token is drawn by a logits processor instead: it finds the token from the counter-based
+`uniform` of the request's seed and position and lifts it above all others, and vLLM's greedy choice takes it. A draw
+made for an unfinished prefill is thrown away by vLLM and made again, the same, when the prefill is complete.
+
+Log-probabilities are vLLM's raw ones, taken before any logits processor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from eager.engines._draw import draw
+from eager.engines._vllm_api import (
+    BatchUpdate,
+    LogitsProcessor,
+    SamplingParams as VLLMSamplingParams,
+    VllmConfig,
+    process_dict_updates,
+)
+from eager.randomness import uniform
+from eager.types import SamplingParams
+
+DRAW_KEY = "eager_draw"
+"""Where a request's `extra_args` hold what `draw_args` made."""
+
+_BLOCK = 64
+
+
+def draw_args(seed: int, sampling: SamplingParams) -> dict[str, Any]:
+    """The `extra_args` of a request that `CounterDraw` draws for; plain values, since they may change process."""
+    return {DRAW_KEY: [seed, sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p]}
+
+
+class _Row(NamedTuple):
+    """One request in the batch. `output_ids` is vLLM's own list, which grows."""
+
+    seed: int
+    sampling: SamplingParams
+    prompt_length: int
+    output_ids: list[int]
+
+    @property
+    def u(self) -> float:
+        return uniform(self.seed, self.prompt_length + len(self.output_ids))
+
+
+class CounterDraw(LogitsProcessor):  # type: ignore[misc] # vLLM is not followed by the type checker
+    """Leaves each of its rows with one token that is infinitely likely: the one drawn."""
+
+    def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
+        self._rows: dict[int, _Row] = {}
+
+    def is_argmax_invariant(self) -> bool:
+        return False
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        process_dict_updates(self._rows, batch_update, _new_row)
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        plain = [i for i, row in self._rows.items() if row.sampling.top_p == 1 and row.sampling.top_k == 0]
+        if plain:
+            tokens = _draw_plain(logits, plain, [self._rows[i] for i in plain])
+            logits[torch.tensor(plain, device=logits.device), tokens] = math.inf
+        if len(plain) < len(self._rows):
+            for i in self._rows.keys() - plain:
+                row = self._rows[i]
+                logits[i, draw(logits[i].cpu().numpy(), row.sampling, row.u)] = math.inf
+        return logits
+
+
+def _new_row(params: VLLMSamplingParams, prompt_ids: list[int] | None, output_ids: list[int]) -> _Row | None:
+    args: Mapping[str, Any] = params.extra_args or {}
+    if DRAW_KEY not in args:
+        return None
+    seed, temperature, top_p, top_k, min_p = args[DRAW_KEY]
+    return _Row(seed, SamplingParams(temperature, top_p, top_k, min_p), len(prompt_ids or ()), output_ids)
+
+
+def _draw_plain(logits: torch.Tensor, indices: list[int], rows: list[_Row]) -> torch.Tensor:
+    """Inverse-CDF draws of all `rows` at once, with temperature and min_p. Returns token ids, shape (rows,).
+
+    Cumulative sums of blocks find the block, those of one block the token: a full cumulative sum is many times slower.
+    """
+    chosen = logits if len(indices) == len(logits) and indices == sorted(indices) else logits[indices]
+    weights = _weights(chosen, rows)
+    missing = -weights.shape[1] % _BLOCK
+    if missing:
+        weights = torch.nn.functional.pad(weights, (0, missing))
+    blocks = weights.view(len(rows), -1, _BLOCK)
+    ends = blocks.sum(dim=-1).double().cumsum(dim=-1)
+    u = torch.tensor([row.u for row in rows], dtype=torch.float64, device=logits.device).unsqueeze(1)
+    block, rest = _locate(ends, u * ends[:, -1:])
+    every = torch.arange(len(rows), device=logits.device)
+    within = blocks[every, block].double()
+    offset, _ = _locate(within.cumsum(dim=-1), rest)
+    # Rounding at a block's end may hit a token of weight 0: then the most likely one of the block stands in.
+    offset = torch.where(within[every, offset] > 0, offset, within.argmax(dim=-1))
+    return block * _BLOCK + offset
+
+
+def _weights(logits: torch.Tensor, rows: list[_Row]) -> torch.Tensor:
+    """Unnormalised probabilities; the most likely token of each row weighs 1."""
+    inverse = torch.tensor([[1 / row.sampling.temperature] for row in rows], device=logits.device)
+    weights = torch.exp_((logits - logits.amax(dim=-1, keepdim=True)).mul_(inverse))
+    if any(row.sampling.min_p > 0 for row in rows):
+        floor = torch.tensor([[row.sampling.min_p] for row in rows], device=logits.device)
+        weights.masked_fill_(weights < floor, 0.0)
+    return weights
+
+
+def _locate(ends: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where each row's target falls among its cumulative sums, and what of it is left there, shape (rows, 1)."""
+    index = torch.searchsorted(ends, targets, right=True).clamp_(max=ends.shape[1] - 1)
+    before = torch.where(index > 0, ends.gather(1, (index - 1).clamp_(min=0)), 0.0)
+    return index.squeeze(1), targets - before

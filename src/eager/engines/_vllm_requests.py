@@ -1,0 +1,179 @@
+"""Sequences as vLLM requests: opening and aborting them, and turning what vLLM returns into deltas.
+
+A sequence that is opened again is a new request under a new id, so that whatever still comes for the old one is known
+to be stale. `llm` is vLLM's `LLMEngine` or, in tests, anything with its `add_request`, `abort_request`, `step` and
+`has_unfinished_requests`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence as Seq
+from dataclasses import dataclass
+from typing import Any
+
+from eager.engines._vllm_room import Family, Room
+from eager.entropy import top_k_entropy
+from eager.types import ENTROPY_TOP_K, Delta, FinishReason, SamplingParams
+
+NewParams = Callable[[SamplingParams, int, int, int, bool], Any]
+"""(sampling, seed, prefix length, tokens allowed, monitor) -> vLLM's sampling parameters."""
+
+_FINISH: dict[str | None, FinishReason | None] = {None: None, "stop": "stop", "length": "length"}
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    """An open sequence. `monitor`: whether entropies are wanted; what it was opened with decides if there are any."""
+
+    seq_id: int
+    request_id: str
+    prefix_length: int
+    is_continued: bool
+    monitor: bool
+    family: Family
+    has_begun: bool = False
+    discarded: int = 0
+
+
+@dataclass(slots=True)
+class _Monitored:
+    """The K best of all monitored tokens of one step, row after row, and the deltas they belong to."""
+
+    deltas: list[Delta]
+    ids: list[Seq[int]]
+    logprobs: list[Seq[float]]
+
+    def add(self, delta: Delta, flat: Any) -> None:
+        """`flat` (vLLM's FlatLogprobs) holds for each token the sampled one first and then the K best in order."""
+        for start, end in zip(flat.start_indices, flat.end_indices, strict=True):
+            self.ids.append(flat.token_ids[start + 1 : min(end, start + 1 + ENTROPY_TOP_K)])
+            self.logprobs.append(flat.logprobs[start + 1 : min(end, start + 1 + ENTROPY_TOP_K)])
+        self.deltas.append(delta)
+
+    def fill(self) -> None:
+        """Give every delta its rows; the entropies of all are computed at once."""
+        entropies: list[float] = top_k_entropy(self.logprobs).tolist() if self.logprobs else []
+        start = 0
+        for delta in self.deltas:
+            end = start + len(delta.token_ids)
+            delta.entropies = entropies[start:end]
+            delta.best_ids, delta.best_logprobs = self.ids[start:end], self.logprobs[start:end]
+            start = end
+
+
+class Requests:
+    """The open sequences of one engine."""
+
+    def __init__(self, llm: Any, new_params: NewParams, *, max_model_len: int, room: Room) -> None:
+        self._llm = llm
+        self._new_params = new_params
+        self._max_model_len = max_model_len
+        self._room = room
+        self._open: dict[int, _Request] = {}
+        self._by_id: dict[str, _Request] = {}
+        self._unsent: list[Delta] = []  # of sequences that ended without a decode
+        self._n_requests = 0
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def open(
+        self,
+        seq_id: int,
+        token_ids: Seq[int],
+        sampling: SamplingParams,
+        max_length: int,
+        seed: int,
+        parent: int | None,
+        monitor: bool,
+    ) -> None:
+        family = self._room.family_of(parent)
+        self.close(seq_id)
+        n_allowed = min(max_length, self._max_model_len) - len(token_ids)
+        if n_allowed <= 0:
+            self._unsent.append(Delta(seq_id, [], finish_reason="length"))
+            return
+        self._n_requests += 1
+        request_id = f"{seq_id}-{self._n_requests}"
+        params = self._new_params(sampling, seed, len(token_ids), n_allowed, monitor)
+        error = self._add(request_id, token_ids, params)
+        if error:
+            self._unsent.append(Delta(seq_id, [], finish_reason="error", error=error))
+            return
+        family = self._room.join(seq_id, family, len(token_ids))
+        request = _Request(seq_id, request_id, len(token_ids), parent is not None, monitor, family)
+        self._open[seq_id] = self._by_id[request_id] = request
+
+    def close(self, seq_id: int) -> None:
+        self._unsent = [delta for delta in self._unsent if delta.seq_id != seq_id]
+        request = self._open.get(seq_id)
+        if request is not None:
+            self._forget(request)
+            self._llm.abort_request([request.request_id])
+
+    def unmonitor(self, seq_id: int) -> None:
+        if seq_id in self._open:
+            self._open[seq_id].monitor = False
+
+    def step(self) -> list[Delta]:
+        deltas, self._unsent = self._unsent, []
+        self._room.settle()
+        outputs = self._llm.step() if self._open else ()
+        monitored = _Monitored([], [], [])
+        for output in outputs:
+            request = self._by_id.get(output.request_id)
+            if request is None:
+                self._discard(output)
+                continue
+            delta = self._delta(request, output)
+            if request.monitor and output.outputs[0].logprobs is not None:
+                monitored.add(delta, output.outputs[0].logprobs)
+            deltas.append(delta)
+        monitored.fill()
+        return deltas
+
+    def _add(self, request_id: str, token_ids: Seq[int], params: Any) -> str | None:
+        """Hand the request to vLLM; what is wrong with it, or None."""
+        prompt = {"type": "token", "prompt_token_ids": list(token_ids)}
+        try:
+            self._llm.add_request(request_id, prompt, params)
+        except ValueError as error:
+            return f"vLLM refuses a sequence of {len(token_ids)} tokens: {first_line(error)}"
+        return None
+
+    def _delta(self, request: _Request, output: Any) -> Delta:
+        completion = output.outputs[0]
+        delta = Delta(request.seq_id, completion.token_ids)
+        if not request.has_begun:
+            request.has_begun = True
+            if request.is_continued:
+                # Of a continued sequence the last token is new; the rest has been through the model before.
+                delta.recomputed = max(0, request.prefix_length - 1 - (output.num_cached_tokens or 0))
+        delta.discarded, request.discarded = request.discarded, 0
+        request.family.n_tokens += len(completion.token_ids)
+        if completion.finish_reason is not None:
+            self._end(request, delta, completion.finish_reason)
+        return delta
+
+    def _end(self, request: _Request, delta: Delta, reason: str) -> None:
+        finish = _FINISH.get(reason, "error")
+        delta.finish_reason = finish
+        if finish == "error":
+            delta.error = f"vLLM ended the sequence after {request.prefix_length} tokens with '{reason}'"
+        self._forget(request)
+
+    def _discard(self, output: Any) -> None:
+        """Tokens of a request that was aborted: counted for the sequence, where it is open again."""
+        request = self._open.get(int(output.request_id.split("-")[0]))
+        if request is not None:
+            request.discarded += len(output.outputs[0].token_ids)
+
+    def _forget(self, request: _Request) -> None:
+        del self._open[request.seq_id], self._by_id[request.request_id]
+        self._room.leave(request.seq_id)
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, cut to one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__

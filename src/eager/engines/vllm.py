@@ -1,0 +1,169 @@
+"""Any model that vLLM serves, in this process, on a GPU or a CPU.
+
+Sequences of all trees are vLLM requests over token ids, decoded together by vLLM's own scheduler. A fork is a request
+on its parent's prefix, which vLLM finds in its prefix cache but for the last, incomplete block. Log-probabilities are
+asked for only where a sequence is monitored; text is made by nobody in the loop.
+
+Draws depend on the sequence's seed and the position alone: see `_vllm_draw` for a CPU; on a GPU vLLM's own sampler (V2
+model runner) hashes the request's seed with the position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence as Seq
+from typing import Any
+
+from eager.engines._thinking import thinking_end_ids
+from eager.engines._vllm_api import EngineDeadError, RequestOutputKind, SamplingParams as VLLMSamplingParams
+from eager.engines._vllm_draw import draw_args
+from eager.engines._vllm_requests import Requests, first_line
+from eager.engines._vllm_room import Room
+from eager.engines._vllm_start import VLLMOptions, start, vllm_versions
+from eager.engines.base import Engine, EngineError
+from eager.types import ENTROPY_TOP_K, Delta, SamplingParams, Stops
+
+_SEED_MASK = (1 << 63) - 1  # vLLM keeps seeds in signed 64 bits
+
+
+class VLLMEngine(Engine):
+    """See `Engine`.
+
+    `capacity` is vLLM's max_num_seqs, by default what vLLM takes for the device. `block_size` is that of the KV cache,
+    `kv_cache_gib` its size (on a CPU 4 by default; on a GPU what `gpu_memory_utilization` leaves). `enforce_eager`
+    starts faster; `max_num_batched_tokens` bounds the tokens of one step, prompts included.
+    """
+
+    name = "vllm"
+
+    def __init__(
+        self,
+        model_name: str,
+        *,
+        max_model_len: int = 32768,
+        device: str = "auto",
+        dtype: str = "bfloat16",
+        gpu_memory_utilization: float = 0.8,
+        seed: int = 55,
+        tensor_parallel_size: int = 1,
+        pipeline_parallel_size: int = 1,
+        data_parallel_size: int = 1,
+        quantization: str | None = None,
+        trust_remote_code: bool = False,
+        capacity: int | None = None,
+        block_size: int | None = None,
+        enforce_eager: bool = False,
+        max_num_batched_tokens: int | None = None,
+        kv_cache_gib: float | None = None,
+    ) -> None:
+        options = VLLMOptions(
+            max_model_len=max_model_len,
+            device=device,
+            dtype=dtype,
+            gpu_memory_utilization=gpu_memory_utilization,
+            seed=seed,
+            tensor_parallel_size=tensor_parallel_size,
+            pipeline_parallel_size=pipeline_parallel_size,
+            data_parallel_size=data_parallel_size,
+            quantization=quantization,
+            trust_remote_code=trust_remote_code,
+            capacity=capacity,
+            block_size=block_size,
+            enforce_eager=enforce_eager,
+            max_num_batched_tokens=max_num_batched_tokens,
+            kv_cache_gib=kv_cache_gib,
+        )
+        started = start(model_name, options)
+        self.model_name = model_name
+        self.capacity = started.capacity
+        self.max_model_len = started.max_model_len
+        self._draws_inside = started.draws_inside
+        self._llm = started.llm
+        self._tokenizer = self._llm.get_tokenizer()
+        if getattr(self._tokenizer, "chat_template", "") is None:
+            raise EngineError(f"model '{model_name}' has no chat template: use an instruct model")
+        self.stops = read_stops(self._tokenizer, started.generation_config)
+        self._room = Room(started.n_cells)
+        self._requests = Requests(self._llm, self._new_params, max_model_len=self.max_model_len, room=self._room)
+
+    def open(
+        self,
+        seq_id: int,
+        token_ids: Seq[int],
+        sampling: SamplingParams,
+        *,
+        max_length: int,
+        seed: int,
+        parent: int | None = None,
+        monitor: bool = True,
+    ) -> None:
+        self._requests.open(seq_id, token_ids, sampling, max_length, seed, parent, monitor)
+
+    def close(self, seq_id: int) -> None:
+        self._requests.close(seq_id)
+
+    def unmonitor(self, seq_id: int) -> None:
+        # Its request goes on with log-probabilities: to open it again without them costs more than it saves, since
+        # vLLM computes them for the whole batch as long as one request wants them (docs/engines.md).
+        self._requests.unmonitor(seq_id)
+
+    @property
+    def has_room(self) -> bool:
+        return len(self._requests) < self.capacity and self._room.has_room_for_one_more(len(self._requests))
+
+    def step(self) -> list[Delta]:
+        try:
+            return self._requests.step()
+        except (EngineDeadError, RuntimeError) as error:
+            raise EngineError(
+                f"vLLM broke with {len(self._requests)} sequences open ({first_line(error)}): "
+                "start again, with a smaller capacity if the memory ran out"
+            ) from error
+
+    def encode_chat(self, messages: Seq[Mapping[str, str]]) -> list[int]:
+        plain = [dict(message) for message in messages]
+        ids = self._tokenizer.apply_chat_template(plain, add_generation_prompt=True, tokenize=True, return_dict=False)
+        return list(ids)
+
+    def decode(self, token_ids: Seq[int]) -> str:
+        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
+        return text
+
+    def versions(self) -> dict[str, str]:
+        return vllm_versions()
+
+    def shutdown(self) -> None:
+        self._llm.engine_core.shutdown()
+
+    def _new_params(
+        self, sampling: SamplingParams, seed: int, prefix_length: int, n_allowed: int, monitor: bool
+    ) -> VLLMSamplingParams:
+        """vLLM's parameters of one request; made for it alone, so vLLM need not copy them (`skip_clone`)."""
+        if self._draws_inside:
+            drawn: dict[str, Any] = {"temperature": 0.0, "extra_args": draw_args(seed, sampling)}
+        else:
+            drawn = {
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "top_k": sampling.top_k,
+                "min_p": sampling.min_p,
+                "seed": seed & _SEED_MASK,
+            }
+        return VLLMSamplingParams(
+            **drawn,
+            max_tokens=n_allowed,
+            stop_token_ids=sorted(self.stops.stop_ids),
+            ignore_eos=True,  # the end-of-sequence id is among the stop ids, and is delivered like them
+            detokenize=False,
+            logprobs=ENTROPY_TOP_K if monitor else None,
+            flat_logprobs=True,
+            output_kind=RequestOutputKind.DELTA,
+            skip_clone=True,
+        )
+
+
+def read_stops(tokenizer: Any, generation_config: Mapping[str, Any]) -> Stops:
+    """Stop ids as vLLM takes them: the tokenizer's end-of-sequence id and those of the model's generation config."""
+    configured = generation_config.get("eos_token_id")
+    ids = [tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])]
+    stop_ids = frozenset(int(i) for i in ids if i is not None)
+    return Stops(stop_ids, thinking_end_ids(lambda text: tokenizer.encode(text, add_special_tokens=False)))

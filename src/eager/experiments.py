@@ -1,0 +1,294 @@
+"""The run: parallel, eager_init, eager_adapt and eager over one task, on one engine, into one folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+from eager.budget import ExtraRounds, adapt_shares, label_shares
+from eager.engines import Engine
+from eager.generate import Generator, Progress
+from eager.grading import MathGrader
+from eager.results import ExperimentResult, experiment_name, write_experiment
+from eager.store import BranchRecord, Journal, PromptRecord, SequenceRecord
+from eager.tasks import LoadedTask, Problem
+from eager.types import Branch, BranchConfig, Generation, SequenceResult, TreeJob
+
+EXPERIMENTS: dict[str, tuple[str, ...]] = {
+    "parallel": ("parallel",),
+    "eager_init": ("eager_init",),
+    "eager_adapt": ("eager_adapt",),
+    "eager": ("eager",),
+    "all": ("parallel", "eager_init", "eager_adapt", "eager"),
+}
+"""What each name runs, in this order."""
+
+_SHOWN_BEFORE_BRANCH = 12  # tokens of text kept with a branch
+# Rewriting a result file reads the whole experiment: never let it take more than a twentieth of the time.
+_WRITE_EVERY_SECONDS = 30.0
+_WRITE_SHARE = 20
+
+
+class RunError(Exception):
+    """The run cannot start or go on; the message names the culprit and the remedy."""
+
+
+class OnProgress(Protocol):
+    """Told after every engine step how the current experiment stands."""
+
+    def __call__(self, experiment: str, n_done: int, n_prompts: int, progress: Progress) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """What to run. `branching` holds the rules common to all experiments, its threshold aside.
+
+    `max_tokens` bounds the generated tokens of a sequence, None leaves it to the context.
+    """
+
+    experiments: tuple[str, ...]
+    thresholds: tuple[float, ...]
+    branching: BranchConfig
+    seed: int
+    max_tokens: int | None = None
+
+
+class Run:
+    """Experiments over a task, recorded prompt by prompt; what the journal already holds is not generated again."""
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        engine: Engine,
+        task: LoadedTask,
+        journal: Journal,
+        grader: MathGrader,
+        on_progress: OnProgress | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._plan = plan
+        self._engine = engine
+        self._task = task
+        self._journal = journal
+        self._grader = grader
+        self._on_progress = on_progress
+        self._clock = clock
+        self._prompts = [_encode(engine, task, problem) for problem in task.problems]
+        for problem, ids in zip(task.problems, self._prompts, strict=True):
+            _check_fits(problem, len(ids), engine)
+
+    def run(self) -> Iterator[ExperimentResult]:
+        """Yield each experiment's result as it is complete. Raises RunError, StoreError or EngineError."""
+        for kind in self._plan.experiments:
+            for threshold in (None,) if kind == "parallel" else self._plan.thresholds:
+                yield self._run_one(kind, threshold)
+
+    def _run_one(self, kind: str, threshold: float | None) -> ExperimentResult:
+        name = experiment_name(kind, threshold or 0.0)
+        left = sorted(set(range(len(self._prompts))) - set(self._journal.prompts(name)))
+        if kind == "parallel":
+            finished = self._one_tree_each(name, left, replace(self._plan.branching, n_roots=self._max_sequences))
+        elif kind == "eager_init":
+            finished = self._one_tree_each(name, left, replace(self._plan.branching, entropy_threshold=threshold or 0.0))
+        else:
+            finished = self._extra_trees(name, left, self._shares(kind, threshold or 0.0), threshold or 0.0)
+        return self._record(name, finished)
+
+    @property
+    def _max_sequences(self) -> int:
+        return self._plan.branching.max_sequences
+
+    # -- one tree a prompt: parallel and eager_init -------------------------------------------------------------
+
+    def _one_tree_each(self, name: str, left: Iterable[int], config: BranchConfig) -> Iterator[PromptRecord]:
+        generator = self._generator(name)
+        for index in left:
+            generator.add(self._job(index, config, first_sequence=0))
+        for job, generation in generator.run():
+            yield self._to_record(name, job.prompt_index, [generation], first_sequence=0)
+
+    # -- rounds of extra trees: eager_adapt and eager -----------------------------------------------------------
+
+    def _shares(self, kind: str, threshold: float) -> dict[int, int]:
+        """Extra sequences by prompt, from what eager_init at this threshold left over."""
+        init = experiment_name("eager_init", threshold)
+        if len(self._journal.prompts(init)) < len(self._prompts):
+            raise RunError(
+                f"{kind} shares out what {init} saved, and '{self._journal.folder}' has no finished {init}:"
+                " run --experiments eager_init into the same folder first"
+            )
+        records = list(_without_tokens(self._journal.records(init)))
+        used = [len(record.sequences) for record in records]
+        if kind == "eager_adapt":
+            return adapt_shares(used, self._max_sequences)
+        grades = [[sequence.correct for sequence in record.sequences] for record in records]
+        if all(grade is None for prompt in grades for grade in prompt):
+            raise RunError(
+                f"eager gives the saved budget to unsolved prompts, but nothing in {init} is graded:"
+                " give targets, grade code with eager eval-code first, or run eager_adapt, which needs none"
+            )
+        return label_shares(used, [True in prompt for prompt in grades], self._max_sequences)
+
+    def _extra_trees(
+        self, name: str, left: Iterable[int], shares: Mapping[int, int], threshold: float
+    ) -> Iterator[PromptRecord]:
+        init = experiment_name("eager_init", threshold)
+        generator = self._generator(name)
+        rounds: dict[int, ExtraRounds] = {}
+        trees: dict[int, list[Generation]] = {}
+        first: dict[int, int] = {}
+        for index in left:
+            first[index] = len(self._journal.read(init, index).sequences)
+            trees[index] = []
+            if index not in shares:
+                yield self._to_record(name, index, [], first[index])
+                continue
+            rounds[index] = ExtraRounds(shares[index], threshold, lower_every_round=first[index] < self._max_sequences)
+            generator.add(self._extra_job(index, rounds[index], first[index]))
+        for job, generation in generator.run():
+            index = job.prompt_index
+            trees[index].append(generation)
+            rounds[index].finish_round(len(generation.sequences))
+            if rounds[index].is_done:
+                yield self._to_record(name, index, trees.pop(index), first[index])
+            else:
+                generator.add(self._extra_job(index, rounds[index], job.first_sequence + len(generation.sequences)))
+
+    def _extra_job(self, index: int, rounds: ExtraRounds, first_sequence: int) -> TreeJob:
+        config = replace(
+            self._plan.branching, max_sequences=rounds.n_missing, entropy_threshold=rounds.round_threshold, n_roots=1
+        )
+        return self._job(index, config, first_sequence)
+
+    # -- common -------------------------------------------------------------------------------------------------
+
+    def _generator(self, name: str) -> Generator:
+        def on_step(progress: Progress) -> None:
+            if self._on_progress is not None:
+                self._on_progress(name, self._journal.count(name), len(self._prompts), progress)
+
+        return Generator(self._engine, on_step)
+
+    def _job(self, index: int, config: BranchConfig, first_sequence: int) -> TreeJob:
+        prompt_ids = self._prompts[index]
+        max_length = self._engine.max_model_len
+        if self._plan.max_tokens is not None:
+            max_length = min(max_length, len(prompt_ids) + self._plan.max_tokens)
+        return TreeJob(index, prompt_ids, replace(config, max_length=max_length), self._plan.seed, first_sequence)
+
+    def _record(self, name: str, finished: Iterator[PromptRecord]) -> ExperimentResult:
+        """Journal each prompt as it is finished; write the result file at intervals and at the end."""
+        last_record = last_write = self._clock()
+        write_seconds = 0.0
+        for record in finished:
+            now = self._clock()
+            self._journal.append(replace(record, seconds=now - last_record))
+            last_record = now
+            if now - last_write > max(_WRITE_EVERY_SECONDS, _WRITE_SHARE * write_seconds):
+                write_experiment(self._journal, name, self._grader)
+                last_record = last_write = self._clock()
+                write_seconds = last_write - now
+        return write_experiment(self._journal, name, self._grader)
+
+    def _to_record(self, name: str, index: int, trees: list[Generation], first_sequence: int) -> PromptRecord:
+        problem = self._task.problems[index]
+        sequences: list[SequenceRecord] = []
+        branches: list[BranchRecord] = []
+        for tree in trees:
+            offset = first_sequence + len(sequences)
+            branches.extend(self._branch_record(branch, tree, offset) for branch in tree.branches)
+            sequences.extend(self._sequence_record(sequence, problem, offset) for sequence in tree.sequences)
+        return PromptRecord(
+            experiment=name,
+            prompt_index=index,
+            prompt=problem.prompt,
+            prompt_text=self._engine.decode(self._prompts[index]),
+            target=problem.target,
+            sequences=tuple(sequences),
+            branches=tuple(branches),
+            n_recomputed=sum(tree.recomputed for tree in trees),
+            n_discarded=sum(tree.discarded for tree in trees),
+            meta=dict(problem.meta),
+        )
+
+    def _sequence_record(self, sequence: SequenceResult, problem: Problem, offset: int) -> SequenceRecord:
+        tokens = sequence.token_ids
+        if tokens and tokens[-1] in self._engine.stops.stop_ids:
+            tokens = tokens[:-1]
+        text = self._engine.decode(tokens)
+        answer, correct = None, None
+        if sequence.finish_reason != "error":
+            graded = self._task.grade(text, problem, self._grader)
+            answer, correct = graded.answer, graded.correct
+        return SequenceRecord(
+            token_ids=sequence.token_ids[sequence.fork :],
+            entropies=sequence.entropies[sequence.fork :],
+            text=text,
+            finish_reason=sequence.finish_reason,
+            parent=None if sequence.parent is None else sequence.parent + offset,
+            fork=sequence.fork,
+            answer=answer,
+            correct=correct,
+            error=sequence.error,
+        )
+
+    def _branch_record(self, branch: Branch, tree: Generation, offset: int) -> BranchRecord:
+        before = tree.sequences[branch.new_seq].token_ids[: branch.position]
+        return BranchRecord(
+            seq=branch.seq + offset,
+            position=branch.position,
+            entropy=branch.entropy,
+            threshold=branch.threshold,
+            sampled_token=self._engine.decode([branch.sampled_id]),
+            kept_token=self._engine.decode([branch.kept_id]),
+            new_token=None if branch.new_id is None else self._engine.decode([branch.new_id]),
+            new_seq=branch.new_seq + offset,
+            text_before=self._engine.decode(before[-_SHOWN_BEFORE_BRANCH:]),
+        )
+
+
+def _without_tokens(records: Iterable[PromptRecord]) -> Iterator[PromptRecord]:
+    """Records light enough to hold all at once."""
+    for record in records:
+        light = tuple(replace(s, token_ids=(), entropies=(), text="") for s in record.sequences)
+        yield replace(record, sequences=light, branches=(), prompt_text="")
+
+
+def _encode(engine: Engine, task: LoadedTask, problem: Problem) -> tuple[int, ...]:
+    return tuple(engine.encode_chat(task.messages(problem)))
+
+
+def _check_fits(problem: Problem, n_tokens: int, engine: Engine) -> None:
+    if n_tokens + 1 > engine.max_model_len:
+        raise RunError(
+            f"problem {problem.index} has {n_tokens} tokens, but the context holds {engine.max_model_len}:"
+            " raise --max_model_len, choose a model with a longer context, or take the problem out"
+        )
+
+
+def settings_of(plan: RunPlan, task: LoadedTask, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What must not change between the runs that share a folder; thresholds and experiments may.
+
+    `options` are the model's and the engine's.
+    """
+    branching = asdict(plan.branching)
+    sampling = branching.pop("sampling")
+    for varying in ("entropy_threshold", "n_roots", "max_length"):
+        del branching[varying]
+    data = {
+        "data_name": task.task.name,
+        "data_digest": _digest(task),
+        "n_prompts": len(task.problems),
+        "instruction": task.instruction,
+    }
+    return {**options, **data, **sampling, **branching, "max_tokens": plan.max_tokens, "seed": plan.seed}
+
+
+def _digest(task: LoadedTask) -> str:
+    """A short hash of the problems: the same name and number of rows do not make the same data."""
+    text = json.dumps([[problem.prompt, problem.target] for problem in task.problems])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

