@@ -1,0 +1,52 @@
+"""From folders to files: one pass over the results, then the plots, then the page."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from pathlib import Path
+
+from eager.recap import Comparison, RecapError, recap
+from eager.report.collected import Collected
+from eager.report.page import write_page
+from eager.report.plots import PLOTS, save_plot
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was written."""
+
+    page: Path
+    plots: tuple[Path, ...]
+    comparison: Comparison
+
+
+def write_report(folders: Seq[Path], page: Path) -> Report:
+    """Write `page` and, in a folder beside it, every plot as PNG and SVG. Raises RecapError."""
+    collected = Collected()
+    comparison = recap(folders, collected.see)
+    plot_folder = page.parent / f"{page.stem}_plots"
+    try:
+        plot_folder.mkdir(parents=True, exist_ok=True)
+        written, figures = [], {}
+        for name, draw in PLOTS.items():
+            paths, figures[name] = save_plot(draw(comparison, collected.branches), plot_folder / name)
+            written += paths
+        _write_atomically(page, comparison, collected, figures)
+    except OSError as error:
+        raise RecapError(f"cannot write '{page}' ({error.strerror}): give another --output") from None
+    return Report(page, tuple(written), comparison)
+
+
+def _write_atomically(page: Path, comparison: Comparison, collected: Collected, figures: dict[str, str]) -> None:
+    handle, temporary = tempfile.mkstemp(dir=page.parent, prefix=f".{page.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            write_page(file, comparison, collected, figures)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, page)
+    except BaseException:
+        os.unlink(temporary)
+        raise
