@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence as Seq
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from eager.engines._vllm_room import Family, Room
 from eager.entropy import top_k_entropy
 from eager.types import ENTROPY_TOP_K, Delta, FinishReason, SamplingParams
@@ -51,13 +53,20 @@ class _Monitored:
         self.deltas.append(delta)
 
     def fill(self) -> None:
-        """Give every delta its rows; the entropies of all are computed at once."""
-        entropies: list[float] = top_k_entropy(self.logprobs).tolist() if self.logprobs else []
+        """Give every delta its rows; those of all are worked on at once."""
+        if not self.deltas:
+            return
+        ids, logprobs = np.array(self.ids), np.array(self.logprobs)
+        entropies: list[float] = top_k_entropy(logprobs).tolist()
+        # Logits in 16 bits are often equal, and vLLM leaves open which of them comes first: the smaller id does.
+        order = np.lexsort((ids, -logprobs))
+        best_ids: list[list[int]] = np.take_along_axis(ids, order, axis=1).tolist()
+        best_logprobs: list[list[float]] = np.take_along_axis(logprobs, order, axis=1).tolist()
         start = 0
         for delta in self.deltas:
             end = start + len(delta.token_ids)
             delta.entropies = entropies[start:end]
-            delta.best_ids, delta.best_logprobs = self.ids[start:end], self.logprobs[start:end]
+            delta.best_ids, delta.best_logprobs = best_ids[start:end], best_logprobs[start:end]
             start = end
 
 

@@ -1,0 +1,334 @@
+"""Engine vllm: on vLLM's CPU build with the real embedded model, and on a stand-in for what a model seldom does."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("vllm", reason="engine vllm is not tested: vllm is not installed here")
+
+from fake_vllm import FakeLLM, best
+from vllm_factory import PREFILL_CHUNK, make_vllm_engine
+
+from eager.engines import EngineError
+from eager.engines.vllm import VLLMEngine
+from eager.generate import Generator
+from eager.types import BranchConfig, SamplingParams, TreeJob
+
+SAMPLING = SamplingParams(temperature=0.8)
+STOP = 2
+SURE = best(5, spread=8.0)  # one token all but certain
+BLOCK = 32
+
+
+@pytest.fixture
+def engine():
+    engine = make_vllm_engine()
+    yield engine
+    for seq_id in range(200):
+        engine.close(seq_id)
+    engine.step()
+
+
+def tokenizer(**attributes):
+    return SimpleNamespace(
+        **{
+            "eos_token_id": STOP,
+            "chat_template": "x",
+            "encode": lambda text, add_special_tokens: [1, 1, 1],
+            **attributes,
+        }
+    )
+
+
+def fake_engine(monkeypatch, llm, *, max_model_len=1000, **attributes):
+    """A VLLMEngine on a stand-in for vLLM."""
+    from eager.engines._vllm_start import Started
+
+    llm.get_tokenizer = lambda: tokenizer(**attributes)
+    started = Started(llm, True, 8, max_model_len, 10_000, {"eos_token_id": [STOP, 3]})
+    monkeypatch.setattr("eager.engines.vllm.start", lambda name, options: started)
+    return VLLMEngine("fake")
+
+
+def grow(engine, *, prompt=(1,) * 20, seed=5, prompt_index=0, **config):
+    """One tree, grown to its end."""
+    generator = Generator(engine)
+    generator.add(TreeJob(prompt_index, tuple(prompt), BranchConfig(**config), seed))
+    ((_, generation),) = generator.run()
+    return generation
+
+
+def drain(engine, seq_ids):
+    """All tokens of these sequences."""
+    tokens = {seq_id: [] for seq_id in seq_ids}
+    open_ids = set(seq_ids)
+    while open_ids:
+        for delta in engine.step():
+            assert delta.finish_reason != "error", delta.error
+            tokens[delta.seq_id].extend(delta.token_ids)
+            open_ids -= {delta.seq_id} if delta.finish_reason else set()
+    return tokens
+
+
+def ask(engine, text):
+    return engine.encode_chat([{"role": "user", "content": text}])
+
+
+# -- what a model seldom does: on the stand-in ------------------------------------------------------------------
+
+
+def test_a_stop_token_as_second_best_ends_the_child_at_birth(monkeypatch):
+    """The child is the parent's prefix and the stop id; the parent goes on."""
+    engine = fake_engine(monkeypatch, FakeLLM(lambda ids: (5, best(5, STOP, spread=0.01) if len(ids) == 22 else SURE)))
+    generation = grow(engine, max_sequences=4, entropy_threshold=2.0, max_length=30)
+    parent, child = generation.sequences
+    assert (child.token_ids, child.finish_reason) == ((5, 5, STOP), "stop")
+    assert (len(parent.token_ids), parent.finish_reason) == (10, "length")
+
+
+def test_a_sequence_that_ends_at_the_very_token_that_branches_goes_on(monkeypatch):
+    """It sampled the stop id, yet the most likely token is kept: it is opened again, and the stop id thrown away."""
+    engine = fake_engine(monkeypatch, FakeLLM(lambda ids: (STOP, best(6, 7)) if len(ids) == 22 else (5, SURE)))
+    generation = grow(engine, max_sequences=2, entropy_threshold=2.0, max_length=30)
+    parent, child = generation.sequences
+    assert parent.token_ids[:4] == (5, 5, 6, 5)
+    assert child.token_ids[:4] == (5, 5, 7, 5)
+    assert {s.finish_reason for s in generation.sequences} == {"length"}
+    assert generation.discarded == 1
+
+
+def test_the_context_ends_inside_a_fork(monkeypatch):
+    """Where max_model_len is reached in the middle of branching every sequence ends with "length", none is lost."""
+    engine = fake_engine(monkeypatch, FakeLLM(lambda ids: (9, best(6, 7))), max_model_len=23)
+    generation = grow(engine, max_sequences=8, entropy_threshold=2.0, max_length=40)
+    assert len(generation.sequences) == 8
+    assert all(s.finish_reason == "length" and len(s.token_ids) == 3 for s in generation.sequences)
+
+
+def test_deltas_of_several_tokens_give_the_same_tree(monkeypatch):
+    """Tokens that ran ahead of a branch are thrown away and counted; the tree is that of single tokens."""
+
+    def script(ids):
+        return (5, best(6, 7, spread=0.01 * (len(ids) % 3))) if len(ids) % 3 == 0 else (5, SURE)
+
+    trees = [
+        grow(
+            fake_engine(monkeypatch, FakeLLM(script, tokens_per_step=n)),
+            max_sequences=4,
+            entropy_threshold=2.0,
+            max_length=40,
+        )
+        for n in (1, 4)
+    ]
+    assert trees[0].sequences == trees[1].sequences
+    assert trees[1].discarded > trees[0].discarded
+
+
+# -- the real model ---------------------------------------------------------------------------------------------
+
+
+def test_prompts_longer_than_a_prefill_chunk_are_reproducible(engine):
+    """Seeded draws never meet vLLM's own generators, which a prefill over several steps breaks on a CPU."""
+    prompts = [ask(engine, " ".join(f"{name} has {n} apples." for n in range(30))) for name in ("Ann", "Bo", "Cy")]
+    assert min(map(len, prompts)) > 3 * PREFILL_CHUNK
+
+    def run():
+        for seq_id, ids in enumerate(prompts):
+            engine.open(seq_id, ids, SAMPLING, max_length=len(ids) + 24, seed=seq_id)
+        return drain(engine, range(3))
+
+    first = run()
+    assert run() == first
+    assert len(set(map(tuple, first.values()))) == 3
+
+
+def test_two_runs_grow_the_same_tree(engine):
+    """Same prompt, seed and rules: same sequences, branches and entropies, with the prefix cache cold or warm."""
+    config = {"max_sequences": 6, "entropy_threshold": 1.0, "max_length": 160, "sampling": SAMPLING}
+    prompt = ask(engine, "Tell me about a fox.")
+    first, second = (grow(engine, prompt=prompt, **config) for _ in range(2))
+    assert first.branches
+    assert [s.token_ids for s in first.sequences] == [s.token_ids for s in second.sequences]
+
+
+def test_a_draw_depends_on_seed_and_position_alone(engine):
+    """A sequence cut in two and opened again on its own tokens goes on as if it had not been."""
+    prompt = ask(engine, "Count from one to twenty.")
+    sharp = SamplingParams(temperature=0.6, top_p=0.95, top_k=40, min_p=0.01)
+    for sampling in (SAMPLING, sharp):
+        engine.open(0, prompt, sampling, max_length=len(prompt) + 24, seed=3)
+        whole = drain(engine, [0])[0]
+        start = prompt + whole[:9]
+        engine.open(1, start, sampling, max_length=len(prompt) + 24, seed=3)
+        assert whole[:9] + drain(engine, [1])[1] == whole
+
+
+def test_a_fork_recomputes_at_most_one_block(engine):
+    """The prefix comes from vLLM's prefix cache but for its last, incomplete block."""
+    config = {"max_sequences": 8, "entropy_threshold": 0.8, "max_length": 200, "sampling": SAMPLING}
+    generation = grow(engine, prompt=ask(engine, "Write a story about the sea."), **config)
+    n_opened = sum(1 + (branch.kept_id != branch.sampled_id) for branch in generation.branches)
+    assert len(generation.sequences) == 8
+    assert generation.recomputed <= n_opened * (BLOCK - 1)
+
+
+def test_all_stop_ids_of_the_model_end_a_sequence(engine):
+    """The tokenizer's end of sequence and those of the generation config."""
+    assert engine.stops.stop_ids
+    assert engine.stops.thinking_end == ()
+    assert "<|im_end|>" in {engine.decode([i]) for i in engine.stops.stop_ids}
+
+
+# -- drawing ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampling", [SamplingParams(0.7), SamplingParams(1.3, min_p=0.05)])
+@pytest.mark.parametrize("n_vocab", [64 * 50, 64 * 50 + 7])
+def test_draws_of_many_rows_are_those_of_single_rows(sampling, n_vocab):
+    """The vectorised draw finds the same tokens as the one that engine llama_cpp draws with."""
+    import torch
+
+    from eager.engines._draw import draw
+    from eager.engines._vllm_draw import _draw_plain, _Row
+
+    logits = torch.from_numpy(np.random.default_rng(1).normal(size=(32, n_vocab)).astype(np.float32) * 3)
+    rows = [_Row(seed, sampling, 10, [0] * seed) for seed in range(32)]
+    tokens = _draw_plain(logits, list(range(32)), rows).tolist()
+    assert tokens == [draw(logits[i].numpy(), sampling, row.u) for i, row in enumerate(rows)]
+
+
+def test_rows_that_are_not_ours_are_left_alone():
+    """A request without our arguments, or one that left the batch, keeps its logits; moves are followed."""
+    import torch
+    from vllm import SamplingParams as VLLMSamplingParams
+    from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
+
+    from eager.engines._vllm_draw import CounterDraw, draw_args
+
+    ours = VLLMSamplingParams(temperature=0.0, extra_args=draw_args(1, SAMPLING))
+    processor = CounterDraw(None, torch.device("cpu"), False)
+    added = [(0, ours, [1], []), (1, VLLMSamplingParams(), [1], []), (2, ours, [1], [])]
+    processor.update_state(BatchUpdate(3, removed=[], added=added, moved=[]))
+    processor.update_state(BatchUpdate(2, removed=[0], added=[], moved=[(2, 0, MoveDirectionality.UNIDIRECTIONAL)]))
+    logits = processor.apply(torch.zeros(2, 128))
+    assert torch.isinf(logits).any(dim=1).tolist() == [True, False]
+
+
+# -- tokenizers -------------------------------------------------------------------------------------------------
+
+
+def build_tokenizer(words, added):
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["<unk>", *words])}, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    raw.add_tokens([AddedToken(text, special=special, normalized=False) for text, special in added])
+    return PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="<unk>", eos_token=added[0][0])
+
+
+def test_thinking_ends_at_qwens_marker():
+    """`</think>` is an added token of the tokenizer, not a special one."""
+    from eager.engines.vllm import read_stops
+
+    qwen = build_tokenizer(["a", "final"], [("<|im_end|>", True), ("<think>", False), ("</think>", False)])
+    stops = read_stops(qwen, {"eos_token_id": [qwen.eos_token_id, 0]})
+    assert stops.thinking_end == (qwen.convert_tokens_to_ids("</think>"),)
+    assert stops.stop_ids == {qwen.eos_token_id, 0}
+
+
+def test_thinking_ends_where_harmonys_final_channel_starts():
+    """gpt-oss: the run <|channel|> final <|message|>; its generation config names several stop ids."""
+    from eager.engines.vllm import read_stops
+
+    special = [(f"<|{name}|>", True) for name in ("return", "start", "end", "channel", "message", "call")]
+    harmony = build_tokenizer(["analysis", "final"], special)
+    ids = {text: harmony.convert_tokens_to_ids(text) for text, _ in special}
+    stops = read_stops(harmony, {"eos_token_id": [ids["<|return|>"], ids["<|call|>"]]})
+    final = harmony.convert_tokens_to_ids("final")
+    assert stops.thinking_end == (ids["<|channel|>"], final, ids["<|message|>"])
+    assert stops.stop_ids == {ids["<|return|>"], ids["<|call|>"]}
+
+
+def test_a_model_without_marker_never_leaves_thinking():
+    """A tokenizer that takes the markers apart has none."""
+    from eager.engines.vllm import read_stops
+
+    plain = build_tokenizer(["a", "think", "final"], [("<|im_end|>", True)])
+    assert read_stops(plain, {}).thinking_end == ()
+
+
+# -- refusals ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["0.31.2", "0.33.0", "1.0"])
+def test_another_vllm_is_refused(version):
+    """The sentence names the version found and the one to install."""
+    from eager.engines._vllm_start import check_version
+
+    with pytest.raises(EngineError, match=rf"vLLM {version} is not supported: pip install 'vllm==0\.32"):
+        check_version(version)
+    check_version("0.32.1+cpu")
+
+
+@pytest.mark.parametrize(
+    ("model_name", "options", "sentence"),
+    [
+        ("/nowhere/model", {}, "model '/nowhere/model' does not exist: give 'demo'"),
+        ("no-owner", {}, "model 'no-owner' does not exist"),
+        ("model.gguf", {}, "use --engine llama_cpp"),
+        ("demo", {"device": "cuda"}, "sees no CUDA device: use --device cpu"),
+        ("demo", {"data_parallel_size": 2}, "vllm serve --data-parallel-size 2"),
+    ],
+)
+def test_what_cannot_start_is_refused_in_one_sentence(model_name, options, sentence):
+    """An EngineError that names the culprit and the remedy, before anything heavy is loaded."""
+    with pytest.raises(EngineError, match=sentence) as refusal:
+        VLLMEngine(model_name, **options)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path):
+    """vLLM's own complaint, in one line, with the model's name."""
+    with pytest.raises(EngineError, match=f"cannot start model '{tmp_path}'"):
+        VLLMEngine(str(tmp_path))
+
+
+def test_a_model_without_chat_template_is_refused(monkeypatch):
+    """It could not be asked anything."""
+    with pytest.raises(EngineError, match="'fake' has no chat template: use an instruct model"):
+        fake_engine(monkeypatch, FakeLLM(lambda ids: (5, best(5))), chat_template=None)
+
+
+def test_a_broken_vllm_is_an_engine_error(monkeypatch):
+    """Not a traceback, and not a wrong answer."""
+
+    def breaks(ids):
+        raise RuntimeError("out of memory\nwith details")
+
+    engine = fake_engine(monkeypatch, FakeLLM(breaks))
+    engine.open(0, [1, 2], SAMPLING, max_length=10, seed=1)
+    with pytest.raises(EngineError, match=r"vLLM broke with 1 sequences open \(out of memory\)"):
+        engine.step()
+
+
+def test_the_demo_model_is_made_once_and_whole(tmp_path, monkeypatch):
+    """A conversion that fails leaves nothing behind; one that succeeds is used again."""
+    from eager.engines import _hf_demo
+
+    calls = []
+
+    def convert(gguf, folder):
+        calls.append(gguf)
+        (folder / "half").write_text("x")
+        if len(calls) == 1:
+            raise OSError("disk full")
+
+    monkeypatch.setattr(_hf_demo, "_convert", convert)
+    with pytest.raises(OSError, match="disk full"):
+        _hf_demo.hf_demo(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert _hf_demo.hf_demo(tmp_path) == _hf_demo.hf_demo(tmp_path)
+    assert len(calls) == 2
+    assert [path.name for path in tmp_path.iterdir()] == [_hf_demo.hf_demo(tmp_path).name]
