@@ -1,6 +1,6 @@
 """How long recap (and report) take on a large run, and how much memory: a synthetic run at two sizes.
 
-python benchmarks/large_run.py [--prompts 200] [--sequences 32] [--tokens 4000] [--report]
+python benchmarks/large_run.py [--prompts 200] [--sequences 32] [--tokens 4000] [--report] [--once]
 
 The run is written through eager.store into a temporary folder: `parallel` (not monitored, as eager run leaves it) and
 `eager_init` (every token monitored, the worst case). The second size has twice the prompts.
@@ -21,8 +21,7 @@ from typing import Any
 
 import numpy as np
 
-SOURCES = Path(__file__).resolve().parents[1] / "src"
-sys.path.insert(0, str(SOURCES))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from eager.store import (  # only now can it be found without installing
     BranchRecord,
@@ -32,6 +31,8 @@ from eager.store import (  # only now can it be found without installing
     prompt_entry,
     write_result_file,
 )
+
+SOURCES = sys.path[0]
 
 WORDS = (
     "so",
@@ -58,13 +59,14 @@ try:
     main(json.loads(sys.argv[1]))
 except SystemExit as end:
     code = end.code
-print(json.dumps([code, time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]), file=sys.stderr)
+seconds, peak = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps([code, seconds, peak]), file=sys.stderr)
 """
 
 
-def write_run(folder: Path, n_prompts: int, n_sequences: int, n_tokens: int) -> int:
-    """Write both experiments; returns their size in bytes."""
-    for experiment in ("parallel", "eager_init"):
+def write_run(folder: Path, experiments: list[str], n_prompts: int, n_sequences: int, n_tokens: int) -> int:
+    """Write the experiments; returns their size in bytes."""
+    for experiment in experiments:
         name = experiment if experiment == "parallel" else f"{experiment}_th2.2"
         head = {
             "model_name": "synthetic",
@@ -124,7 +126,7 @@ def _record(experiment: str, index: int, n_sequences: int, n_tokens: int, random
 def measure(arguments: list[str]) -> tuple[float, float]:
     """Wall seconds and peak GiB of `eager` with these arguments, in a process of its own."""
 
-    environment = {**os.environ, "PYTHONPATH": str(SOURCES)}
+    environment = {**os.environ, "PYTHONPATH": SOURCES}
     process = subprocess.run(
         [sys.executable, "-c", MEASURE, json.dumps(arguments)],
         env=environment,
@@ -144,17 +146,21 @@ def main() -> None:
     for name, default in (("prompts", 200), ("sequences", 32), ("tokens", 4000)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--report", action="store_true", help="measure eager report too, and the size of its page")
+    parser.add_argument("--once", action="store_true", help="measure the first size only")
+    parser.add_argument("--experiments", default="parallel,eager_init")
     options = parser.parse_args()
+    experiments = options.experiments.split(",")
     print(
         f"{'prompts':>8} {'sequences':>10} {'tokens':>12} {'files':>8}  {'command':8} {'seconds':>8} {'peak':>9}  page"
     )
-    for n_prompts in (options.prompts, 2 * options.prompts):
+    for n_prompts in (options.prompts,) if options.once else (options.prompts, 2 * options.prompts):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name, "run")
             folder.mkdir()
-            size = write_run(folder, n_prompts, options.sequences, options.tokens)
-            n_tokens = 2 * n_prompts * options.sequences * options.tokens
-            start = f"{n_prompts:8,} {2 * n_prompts * options.sequences:10,} {n_tokens:12,} {size / 2**20:5,.0f} MB"
+            size = write_run(folder, experiments, n_prompts, options.sequences, options.tokens)
+            n_sequences = len(experiments) * n_prompts * options.sequences
+            n_tokens = n_sequences * options.tokens
+            start = f"{n_prompts:8,} {n_sequences:10,} {n_tokens:12,} {size / 2**20:5,.0f} MB"
             seconds, peak = measure(["recap", str(folder), "--json"])
             print(f"{start}  {'recap':8} {seconds:8.1f} {peak:6.2f} GB", flush=True)
             if options.report:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from eager.metrics import Score
 from eager.recap.compare import Comparison, Row
-from eager.recap.words import DASH, MINUS
+from eager.recap.words import DASH, MINUS, decimal
 
 # More pairs than this are a wall of numbers: then only those with a parallel run are shown; --json has all.
 _MOST_PAIRS = 15
@@ -54,7 +54,7 @@ def _table(title: str, first: str, *columns: str) -> Table:
     )
     table.add_column(first, overflow="fold")
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(Text(column), justify="right")  # a folder's name is no markup
     return table
 
 
@@ -128,16 +128,14 @@ def _n_sequences(row: Row) -> int:
 
 
 def _r(value: float | None) -> str:
-    return DASH if value is None else f"{value:+.2f}".replace("-", MINUS)
+    return DASH if value is None else decimal(value, 2, signed=True)
 
 
 def percent(score: Score, signed: bool = False) -> str:
     """`43.2 % [40.1, 46.0]`; a dash where there is no number."""
     if score.value is None or score.low is None or score.high is None:
         return DASH
-    sign = "+" if signed else ""
-    numbers = (score.value, score.low, score.high)
-    value, low, high = (f"{100 * number:{sign}.1f}".replace("-", MINUS) for number in numbers)
+    value, low, high = (decimal(100 * number, signed=signed) for number in (score.value, score.low, score.high))
     return f"{value} % [{low}, {high}]"
 
 

@@ -25,6 +25,12 @@ def one_line(text: str, limit: int = 200) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "\u2026"
 
 
+def decimal(number: float, places: int = 1, signed: bool = False) -> str:
+    """`number` with a real minus sign, and without one before a zero."""
+    rounded = round(number, places) + 0.0
+    return f"{rounded:{'+' if signed else ''}.{places}f}".replace("-", MINUS)
+
+
 def count(number: int, word: str) -> str:
     """ "1 prompt", "2 prompts"."""
     return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"

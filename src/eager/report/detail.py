@@ -74,12 +74,12 @@ def _texts_around(prompt: ReadPrompt, branch: ReadBranch) -> tuple[str, str, str
     if branch.seq is None or branch.new_seq is None:
         return branch.before[-BEFORE_CHARACTERS:], "", ""
     parent, child = prompt.texts[branch.seq], prompt.texts[branch.new_seq]
-    start = _fork_character(parent, child, branch.before, prompt.prompt_characters)
+    start = fork_character(parent, child, branch.before, prompt.prompt_characters)
     before = parent[max(prompt.prompt_characters, start - BEFORE_CHARACTERS) : start]
     return before, _after(parent, start, branch.kept_token), _after(child, start, branch.new_token or "")
 
 
-def _fork_character(parent: str, child: str, before: str, prompt_characters: int) -> int:
+def fork_character(parent: str, child: str, before: str, prompt_characters: int) -> int:
     """Where the two texts part: `before` decides, as a common start may go on into the tokens (" fav", " favour")."""
     shared = common_prefix(parent, child)
     if not before:

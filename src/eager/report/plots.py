@@ -79,8 +79,8 @@ def tradeoff(comparison: Comparison, branches: Mapping[str, Branches]) -> Figure
         for row in comparison.rows:
             _point(axis, row, comparison, getattr(row.scores, attribute))
         axis.set_xlabel("million tokens generated" if _in_millions(comparison) else "thousand tokens generated")
-        axis.set_xlim(left=0)
-        axis.margins(x=0.12, y=0.12)
+        axis.set_xlim(0, 1.12 * max(_tokens(row, comparison) for row in comparison.rows) or 1)
+        axis.margins(y=0.12)
         _in_percent(axis)
     _legend(figure, axes[0])
     return figure
@@ -170,6 +170,7 @@ def sequences_per_prompt(comparison: Comparison, branches: Mapping[str, Branches
         axis.stairs(numbers, edges, baseline=None, label=name_of(row), linewidth=width, **_look(row, comparison))
     axis.set_ylim(bottom=0)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("prompts, those with the most sequences first")
     axis.set_ylabel("sequences")
     _legend(figure, axis)

@@ -9,7 +9,7 @@ from eager.metrics import Score
 from eager.recap.compare import Comparison, Difference, Row
 from eager.recap.naming import title
 from eager.recap.reading import Findings
-from eager.recap.words import DASH, MINUS, count, visible
+from eager.recap.words import DASH, MINUS, count, decimal, visible
 
 _NO_NUMBER = f'<td class="number">{DASH}</td>'
 
@@ -58,7 +58,7 @@ def _card(row: Row) -> str:
     score = "ungraded" if reached.value is None else f"Pass@k {100 * reached.value:.1f} %"
     return (
         f'<li class="card kind-{measures.experiment.kind}"><h3>{_name(row)}</h3>'
-        f'<p class="figure">{abs(100 * saved.value):.0f} %</p><p>{word} tokens {against}</p>'
+        f'<p class="figure">{abs(100 * saved.value):.1f} %</p><p>{word} tokens {against}</p>'
         f"<p>{score} from {count(row.scores.n_sequences, 'sequence')}</p></li>"
     )
 
@@ -136,21 +136,15 @@ def correlation_table(comparison: Comparison) -> str:
 def _pair_cell(pearson: float | None, spearman: float | None) -> str:
     if pearson is None:
         return _NO_NUMBER
-    low = "" if spearman is None else f"<small>{_signed(spearman)}</small>"
-    return f'<td class="number">{_signed(pearson)}{low}</td>'
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", MINUS)
+    below = "" if spearman is None else f"<small>{decimal(spearman, 2, signed=True)}</small>"
+    return f'<td class="number">{decimal(pearson, 2, signed=True)}{below}</td>'
 
 
 def _cell(score: Score, signed: bool = False, unit: str = " %", note: str = "") -> str:
     """A value over its interval."""
     if score.value is None or score.low is None or score.high is None:
         return _NO_NUMBER
-    sign = "+" if signed else ""
-    numbers = (score.value, score.low, score.high)
-    value, low, high = (f"{100 * number + 0.0:{sign}.1f}".replace("-", MINUS) for number in numbers)
+    value, low, high = (decimal(100 * number, signed=signed) for number in (score.value, score.low, score.high))
     weight = " sure" if signed and (score.low > 0 or score.high < 0) else ""
     note = f"<small>{note}</small>" if note else ""
     interval = f"<small>{low} to {high}</small>"

@@ -93,8 +93,10 @@ async function toggle(entry, open = !entry.item.classList.contains("open")) {
   const panel = element("div", { class: "panel" });
   entry.item.append(panel);
   const available = data.experiments.map((_, i) => i).filter((i) => entry.cells[i] !== null);
-  const first = available.find((i) => data.experiments[i].kind !== "parallel") ?? available[0];
-  await showExperiment(entry, panel, available, first);
+  entry.available = available;
+  entry.chosen ??= available.find((i) => data.experiments[i].kind !== "parallel") ?? available[0];
+  await showExperiment(entry, panel, entry.chosen);
+  if (entry.item.getBoundingClientRect().bottom > innerHeight) entry.item.scrollIntoView({ block: "start" });
 }
 
 /* ---- one prompt ---- */
@@ -105,19 +107,22 @@ async function unpack(id) {
   return new Response(stream).json();
 }
 
-async function showExperiment(entry, panel, available, chosen, focusTab = false) {
+async function showExperiment(entry, panel, chosen, focusTab = false) {
+  const available = entry.available;
+  entry.chosen = chosen;
+  entry.width = panel.clientWidth;
   const detail = await unpack(`detail-${entry.key}-${chosen}`);
   const tabs = element("div", { class: "tabs", role: "tablist", "aria-label": "Experiment" });
   available.forEach((i, place) => {
     const tab = element("button", { type: "button", role: "tab", "aria-selected": String(i === chosen), tabindex: i === chosen ? "0" : "-1" },
       experimentName(data.experiments[i]));
-    tab.addEventListener("click", () => showExperiment(entry, panel, available, i, true));
+    tab.addEventListener("click", () => showExperiment(entry, panel, i, true));
     tab.addEventListener("keydown", (event) => {
       const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
       if (!step) return;
       event.preventDefault();
       const next = available[(place + step + available.length) % available.length];
-      showExperiment(entry, panel, available, next, true);
+      showExperiment(entry, panel, next, true);
     });
     tabs.append(tab);
   });
@@ -129,7 +134,8 @@ async function showExperiment(entry, panel, available, chosen, focusTab = false)
     tabs,
     element("p", { class: "totals" },
       `${target} ${plural(detail.sequences.length, "sequence")}, ${plural(detail.generated, "token")} generated${saved}.`),
-    legend(detail), treeOf(detail, note, panel.clientWidth - 28), note);
+    // A box of its own: the note sticks to the window's edge over the tree, and never over what is above it.
+    legend(detail), element("div", {}, treeOf(detail, note, panel.clientWidth - 28), note));
   say(note, element("p", { class: "empty" }, detail.forks.length
     ? "Point at a fork to read what was said around it, or at a sequence to read how it ends."
     : "Point at a sequence to read how it ends."));
@@ -340,7 +346,12 @@ refresh();
 let resizing = 0;
 addEventListener("resize", () => {
   clearTimeout(resizing);
-  resizing = setTimeout(() => entries.filter((entry) => entry.item?.classList.contains("open")).forEach((entry) => toggle(entry, true)), 200);
+  resizing = setTimeout(() => {
+    for (const entry of entries) {
+      const panel = entry.item?.querySelector(".panel");
+      if (panel && panel.clientWidth !== entry.width) showExperiment(entry, panel, entry.chosen);
+    }
+  }, 200);
 });
 const linked = /^#prompt-(\d+)$/.exec(location.hash);
 const entry = linked && entries.find((candidate) => candidate.key === Number(linked[1]));
