@@ -289,6 +289,7 @@ def settings_of(plan: RunPlan, task: LoadedTask, options: Mapping[str, Any]) -> 
 
 
 def _digest(task: LoadedTask) -> str:
-    """A short hash of the problems: the same name and number of rows do not make the same data."""
-    text = json.dumps([[problem.prompt, problem.target] for problem in task.problems])
+    """A short hash of what is asked: the same name and number of rows do not make the same data."""
+    problems = [[problem.prompt, problem.target] for problem in task.problems]
+    text = json.dumps([task.task.examples, problems])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -5,7 +5,7 @@ A prompt none of whose sequences is graded says nothing and is left out; `n_prom
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -20,8 +20,8 @@ BOOTSTRAP_SEED = 20251013
 class GradedPrompt:
     """The sequences of one prompt, in order.
 
-    `correct[i]` is None where sequence i is ungraded. `groups[i]` numbers the class of equivalent answers that its answer
-    belongs to (equal number, equivalent answers); None where it gave no answer.
+    `correct[i]` is None where sequence i is ungraded. `groups[i]` numbers the class of equivalent answers that its
+    answer belongs to (equal number, equivalent answers); None where it gave no answer.
     """
 
     correct: tuple[bool | None, ...]
@@ -180,17 +180,16 @@ def summarise(prompts: Sequence[GradedPrompt]) -> Summary:
 
 def _mean(scores: Iterable[float | None], ties: int = 0) -> Score:
     kept = np.array([score for score in scores if score is not None], dtype=np.float64)
-    (mean,) = _means(kept.reshape(-1, 1))
-    return Score(mean.value, mean.low, mean.high, mean.n_prompts, ties)
+    return replace(_means(kept.reshape(-1, 1))[0], ties=ties)
 
 
 def _means(scores: NDArray[np.float64]) -> tuple[Score, ...]:
     """One Score a column of `scores`, shape (prompts, columns)."""
     n, columns = scores.shape
     if n == 0:
-        return (Score(None, None, None, 0),) * columns
+        return tuple(Score(None, None, None, 0) for _ in range(columns))
     # How often each prompt was drawn in each resample, (RESAMPLES, prompts): one product resamples every column.
     drawn = np.random.default_rng(BOOTSTRAP_SEED).multinomial(n, np.full(n, 1.0 / n), size=RESAMPLES)
     low, high = np.percentile(drawn @ scores / n, [2.5, 97.5], axis=0)
-    values = scores.mean(axis=0)
-    return tuple(Score(float(values[i]), float(low[i]), float(high[i]), n) for i in range(columns))
+    triples = zip(scores.mean(axis=0), low, high, strict=True)
+    return tuple(Score(float(value), float(lower), float(upper), n) for value, lower, upper in triples)

@@ -17,7 +17,7 @@ from eager.results import ExperimentResult
 
 _LINE_EVERY_SECONDS = 10.0
 _REDRAW_EVERY_SECONDS = 0.25
-_NARROWEST = 120
+_NARROWEST = 132
 
 
 class Display:

@@ -81,6 +81,9 @@ def _options(command: Any) -> Any:
         click.option("--data_parallel_size", type=positive, default=1, help="vLLM's."),
         click.option("--quantization", help="vLLM's."),
         click.option("--trust_remote_code", is_flag=True, help="vLLM's: run the model's own code."),
+        # Trials of slowness and failure, for the scripted engine only.
+        click.option("--seconds_per_step", type=float, default=0.0, hidden=True, envvar="EAGER_SCRIPTED_SECONDS_PER_STEP"),
+        click.option("--fail_after", type=int, hidden=True, envvar="EAGER_SCRIPTED_FAIL_AFTER"),
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -189,5 +192,6 @@ def _run(plan: RunPlan, task: LoadedTask, options: dict[str, Any]) -> None:
 
 
 def _engine_options(options: dict[str, Any]) -> dict[str, Any]:
-    names = ("model_name", "max_model_len", "device", "dtype", "gpu_memory_utilization", "seed", *_ENGINE_ONLY)
+    common = ("model_name", "max_model_len", "device", "dtype", "gpu_memory_utilization", "seed")
+    names = (*common, *_ENGINE_ONLY, "seconds_per_step", "fail_after")
     return {name: options[name] for name in names}

@@ -20,7 +20,7 @@ _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degrees?(?![A-Za-z])|°|(?<=\d
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:(?:,|\{,\})\d{3})+(?:\.\d+)?")
 _SHORT_FRACTION = re.compile(r"\\frac\s*(\d)\s*(\d)(?!\d)")
 _UNIT_AFTER_NUMBER = re.compile(
-    r"([+-]?[\d.,/]+)\s*\\(?:text|mathrm|mbox)\s*\{\s*(?!hundred|thousand|[mb]illion|dozen|percent|and\b|or\b)"
+    r"([+-]?[\d.,/]+)\s*\\(?:text|mathrm|mbox)\s*\{(?!\s*(?:hundred|thousand|[mb]illion|dozen|percent|and\b|or\b))"
     r"[^{}]*[A-Za-z][^{}]*\}(?:\^\{?\d\}?)?"
 )
 

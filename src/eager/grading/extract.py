@@ -23,7 +23,7 @@ _LETTER = r"(?P<letter>[A-D])"
 # What may stand around a letter: brackets, quotes, markdown and LaTeX dressing.
 _OPEN = r"(?:[\s(\[{*_$\"'`:]|\\(?:text|textbf|mathrm|mathbf|boxed|fbox|left|\()){0,16}"
 # The letter ends where a word would not go on: "C", "C.", "C)", "C: 42" but not "Carbon" or "A's".
-_CLOSE = r"(?![A-Za-z0-9'’])"
+_CLOSE = r"(?![A-Za-z0-9'\u2019])"
 _CHOICE_ALONE = re.compile(rf"{_OPEN}(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\b{_OPEN})?{_LETTER}{_CLOSE}")
 _CHOICE_PHRASE = re.compile(
     rf"(?i:\b(?:answer|option|choice))(?i:\s{{1,4}}(?:is|would be|must be)\b|[\s*]{{0,4}}:)"
@@ -38,8 +38,8 @@ _NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
 def extract_answer(text: str, kind: AnswerKind, fallback: Fallback = "none") -> str | None:
     """The answer that `text` (the model's own, without the prompt) ends in; None if it gives none.
 
-    Looked for after the thinking section first; if there is nothing there, anywhere. Code is its own answer and is never
-    extracted: None.
+    Looked for after the thinking section first; if there is nothing there, anywhere. Code is its own answer and is
+    never extracted: None.
     """
     if kind == "code":
         return None

@@ -14,9 +14,7 @@ class Graded:
     correct: bool | None
 
 
-def grade(
-    text: str, target: str | None, kind: AnswerKind, grader: MathGrader, fallback: Fallback = "none"
-) -> Graded:
+def grade(text: str, target: str | None, kind: AnswerKind, grader: MathGrader, fallback: Fallback = "none") -> Graded:
     """`text` (the model's own, without the prompt) against `target`.
 
     No answer is wrong. Without a target, and for code (which needs running), the grade is None: ungraded, never wrong.

@@ -31,16 +31,16 @@ _BOOTSTRAP = (
 )
 
 
-class GradingUnavailable(RuntimeError):
+class GradingUnavailable(RuntimeError):  # noqa: N818 - a state of this machine, not a failed grade
     """Math-Verify cannot be used here; the message says what to install."""
 
 
 class MathGrader:
     """Compares answers; a context manager, so that no worker outlives it.
 
-    The first comparison that the cheap rules cannot decide starts a worker (one to two seconds); `n_workers` is how many
-    threads may compare at once. Only a comparison needs Math-Verify: without it, cheap ones still work and the others
-    raise GradingUnavailable.
+    The first comparison that the cheap rules cannot decide starts a worker (one to two seconds); `n_workers` is how
+    many threads may compare at once. Only such a comparison needs Math-Verify: without it, it raises
+    GradingUnavailable, and the cheap ones still work.
     """
 
     def __init__(self, n_workers: int = 1, timeout_seconds: float = 5.0) -> None:
@@ -180,7 +180,8 @@ class _Worker:
         self._process.kill()
         self._process.wait()
         self._reader.join()  # it has read the end by now; only then may its pipe be closed
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdout.close()
         with suppress(OSError):  # what was still to be written has nowhere to go
             self._process.stdin.close()
@@ -217,8 +218,5 @@ def _module_path() -> list[str]:
 
 
 def _why_unavailable(hello: dict[str, Any] | str) -> str:
-    if isinstance(hello, dict):
-        reason = str(hello.get("unavailable"))
-    else:
-        reason = f"its worker process {hello} at the start"
-    return f"answers cannot be compared, because Math-Verify does not run here ({reason}): pip install 'eager-gen[math]'"
+    reason = hello.get("unavailable") if isinstance(hello, dict) else f"its worker process {hello} at the start"
+    return f"answers cannot be compared, Math-Verify does not run here ({reason}): pip install 'eager-gen[math]'"

@@ -1,9 +1,10 @@
 """The process that runs Math-Verify. Started by `math_grader`, one JSON line in, one out; may be killed at any moment.
 
-Math-Verify is given text that a model wrote: it may loop for ever inside one big-integer operation, where no alarm and no
-thread of the same process can stop it. So it runs here, alone, under limits, and its parent holds the clock.
+Math-Verify is given text that a model wrote: it may loop for ever inside one big-integer operation, where no alarm and
+no thread of the same process can stop it. So it runs here, alone, under limits, and its parent holds the clock.
 """
 
+import importlib
 import json
 import logging
 import os
@@ -39,20 +40,19 @@ def serve(cpu_seconds: int) -> None:
 
 def _load() -> Callable[[str, str], bool]:
     """Import Math-Verify and return `compare(gold, answer)`."""
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
-
+    mv = importlib.import_module("math_verify")
     logging.disable(logging.CRITICAL)
-    boxes = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
+    boxes = [mv.LatexExtractionConfig(boxed_match_priority=0), mv.ExprExtractionConfig()]
 
     @lru_cache(maxsize=512)  # one target meets every answer to its problem
     def parsed(answer: str) -> list[Any]:
         # In a box, so that Math-Verify takes all of it and does not search it for an answer.
         text = "\\boxed{" + expand_plus_minus(answer) + "}"
-        return list(parse(text, extraction_config=boxes, parsing_timeout=None))
+        return list(mv.parse(text, extraction_config=boxes, parsing_timeout=None))
 
     def compare(gold: str, answer: str) -> bool:
         # The order matters to Math-Verify: the gold answer first. Both timeouts are off: the parent kills us instead.
-        return bool(verify(parsed(gold), parsed(answer), timeout_seconds=None))
+        return bool(mv.verify(parsed(gold), parsed(answer), timeout_seconds=None))
 
     return compare
 

@@ -1,0 +1,284 @@
+"""`eager run` as a user types it, on the scripted engine: results, resume after a kill, and bad input."""
+
+import ast
+import json
+import os
+import random
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from eager.store import Journal
+
+THRESHOLD = ["--entropy_threshold", "1.5"]
+BASE = ["--engine", "scripted", "--model_name", "chain", "--max_sequences", "6", *THRESHOLD]
+NAMES = ["parallel", "eager_init_th1.5", "eager_adapt_th1.5", "eager_th1.5"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> list[str]:
+    """A local file of 12 problems; the scripted model answers 1, 2 or 3."""
+    path = tmp_path / "problems.csv"
+    rows = [f"how many {'y ' * (i % 7)}?,{1 + i % 3}" for i in range(12)]
+    path.write_text("question,answer\n" + "\n".join(rows) + "\n")
+    return ["--data_name", "mine", "--data_path", str(path), "--prompt_field", "question", "--target_field", "answer"]
+
+
+def eager(*arguments, environment=None, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "eager", *arguments],
+        capture_output=True, text=True, check=False, env={**os.environ, **(environment or {})}, **options,
+    )  # fmt: skip
+
+
+def run(*arguments, **options):
+    return eager("run", *arguments, **options)
+
+
+def without_times(path: Path):
+    content = json.loads(path.read_text())
+    del content["extra"]["generation_time_so_far (s)"]
+    return content
+
+
+def test_all_four_experiments(tmp_path, data):
+    """One command gives four result files in the documented form, a table, and the folder's name."""
+    done = run(*BASE, *data, "--output_dir", tmp_path / "out", "--notes", "first try")
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in (*NAMES, "Pass@k", "Cons@k", "saved", str(tmp_path / "out")))
+    results = {name: json.loads((tmp_path / "out" / f"{name}.json").read_text()) for name in NAMES}
+    for name, result in results.items():
+        assert result["status"] == {"state": "COMPLETED", "completed_sequences": 12, "total_sequences": 12, "progress": "12/12"}
+        assert result["extra"]["notes"] == "first try"
+        entries = result["default-generations" if name == "parallel" else "entropy-aware-generations"]
+        assert [entry["prompt_index"] for entry in entries] == list(range(12))
+        for entry in entries:
+            n = entry["generated_sequences"]
+            answers = ast.literal_eval(entry["extracted_answers"])
+            assert n == len(answers) == len(entry["generations"]) == len(entry["entropies"]) == len(entry["correct"])
+            for branch in map(ast.literal_eval, entry["recorded_branches"]):
+                entropies = ast.literal_eval(entry["entropies"][branch["new_seq_idx"]])
+                assert entropies[: branch["gen_step"]] == [-1] * branch["gen_step"]
+                assert entropies[branch["gen_step"]] == pytest.approx(branch["entropy"], abs=1e-4)
+            assert all(set(ast.literal_eval(e)) == {-2.0} for e in entry["entropies"]) == (name == "parallel")
+    total = {name: result["extra"]["sequences"] for name, result in results.items()}
+    assert total["parallel"] == 72
+    assert total["eager_init_th1.5"] < min(total["eager_adapt_th1.5"], total["eager_th1.5"]) <= 72
+    assert total["eager_adapt_th1.5"] <= 72
+    unsolved = [True not in e["correct"] for e in results["eager_init_th1.5"]["entropy-aware-generations"]]
+    for index, entry in enumerate(results["eager_th1.5"]["entropy-aware-generations"]):
+        first = results["eager_init_th1.5"]["entropy-aware-generations"][index]
+        assert entry["generations"][: first["generated_sequences"]] == first["generations"]
+        assert unsolved[index] or entry["generated_sequences"] == first["generated_sequences"]
+
+
+def test_killed_at_any_moment_and_resumed(tmp_path, data):
+    """Killed with SIGKILL again and again, the run completes; no finished prompt is generated twice, and the files
+    equal an undisturbed run's apart from times."""
+    expected = run(*BASE, *data, "--output_dir", tmp_path / "whole")
+    assert expected.returncode == 0, expected.stderr
+    slow = {"EAGER_SCRIPTED_SECONDS_PER_STEP": "0.03"}
+    command = [sys.executable, "-m", "eager", "run", *BASE, *data, "--output_dir", str(tmp_path / "killed")]
+    rng, n_kills = random.Random(5), 0
+    for _ in range(60):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **slow})
+        try:
+            process.communicate(timeout=0.4 + rng.random() * 1.4)
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            n_kills += 1
+    assert process.returncode == 0
+    assert n_kills >= 2
+    for name in NAMES:
+        assert without_times(tmp_path / "killed" / f"{name}.json") == without_times(tmp_path / "whole" / f"{name}.json")
+    lines = [json.loads(line) for line in (tmp_path / "killed" / "journal.jsonl").read_text().splitlines()]
+    records = [(line["record"]["experiment"], line["record"]["prompt_index"]) for line in lines if "record" in line]
+    assert len(records) == len(set(records)) == 4 * 12
+
+
+def test_a_torn_last_line_is_cut(tmp_path, data):
+    """What a crash left half written is dropped; the run goes on and the file is whole again."""
+    run(*BASE, *data, "--output_dir", tmp_path / "out", "--experiments", "parallel")
+    journal = tmp_path / "out" / "journal.jsonl"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole[:-200])
+    assert run(*BASE, *data, "--output_dir", tmp_path / "out", "--experiments", "parallel").returncode == 0
+    assert len(Journal(tmp_path / "out").prompts("parallel")) == 12
+
+
+def test_several_thresholds_in_one_command(tmp_path, data):
+    """Each threshold makes its own experiments."""
+    done = run(*BASE[:-2], *data, "--entropy-threshold", "1.5,2.0", "--experiments", "eager_init,eager_adapt", "--output-dir", tmp_path / "o")
+    assert done.returncode == 0, done.stderr
+    names = {path.name for path in (tmp_path / "o").glob("*.json")}
+    assert names == {f"{kind}_th{th}.json" for kind in ("eager_init", "eager_adapt") for th in ("1.5", "2")}
+
+
+def test_progress_is_plain_lines_without_a_terminal(tmp_path, data):
+    """No control characters reach a file or a pipe."""
+    done = run(*BASE, *data, "--output_dir", tmp_path / "out")
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+# -- bad input: one sentence, the right code, no traceback, nothing lost --------------------------------------------
+
+
+def assert_sentence(done, code, *fragments):
+    """It ended as bad input must."""
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    text = " ".join(done.stderr.split())
+    for fragment in fragments:
+        assert fragment in text, text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["--engine", "vlm"], ["unknown engine 'vlm'", "choose from"]),
+        (["--experiments", "eager_max"], ["eager_max", "eager_init"]),
+        (["--colour", "red"], ["--colour"]),
+        (["--temperature", "0"], ["temperature must be above 0"]),
+        (["--max_sequences", "0"], ["0", "max_sequences"]),
+        (["--entropy_threshold", "3.0"], ["must be in (0, ln 20", "3"]),
+        (["--entropy_threshold", "0"], ["must be in (0, ln 20"]),
+        (["--entropy_threshold", "much"], ["much"]),
+        (["--top_p", "1.5"], ["top_p must be in (0, 1]"]),
+        (["--threshold_percentile", "101"], ["threshold_percentile"]),
+        (["--prompt_field", "problem"], ["'problem'", "question"]),
+        (["--quantization", "fp8"], ["engine 'scripted' has no --quantization"]),
+        (["--limit", "0"], ["limit"]),
+    ],
+)
+def test_bad_usage(tmp_path, data, arguments, fragments):
+    """Names the culprit and the remedy, with exit code 2, and leaves no folder behind."""
+    done = run(*BASE, *data, "--output_dir", tmp_path / "out", *arguments)
+    assert_sentence(done, 2, *fragments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_data():
+    """An unknown task is answered with the one that was probably meant."""
+    assert_sentence(run(*BASE, "--data_name", "openai/gsm9k"), 2, "'openai/gsm9k'", "did you mean openai/gsm8k?")
+
+
+def test_unknown_model(tmp_path, data):
+    """The engine says which models it knows."""
+    done = run(*BASE, *data, "--model_name", "chian", "--output_dir", tmp_path / "out")
+    assert_sentence(done, 1, "does not know model 'chian'", "choose from chain")
+
+
+@pytest.mark.parametrize("kind", ["eager_adapt", "eager"])
+def test_extra_experiments_need_an_init(tmp_path, data, kind):
+    """They say which experiment to run first."""
+    done = run(*BASE, *data, "--experiments", kind, "--output_dir", tmp_path / "out")
+    assert_sentence(done, 1, "run --experiments eager_init into the same folder first")
+
+
+def test_eager_needs_grades(tmp_path, data):
+    """Without targets, the experiment with labels says what to do, and what was finished before is kept."""
+    done = run(*BASE, *data[:-2], "--output_dir", tmp_path / "out")
+    assert_sentence(done, 1, "nothing in eager_init_th1.5 is graded", "eager_adapt")
+    assert (tmp_path / "out" / "eager_adapt_th1.5.json").exists()
+
+
+def test_other_settings_are_refused(tmp_path, data):
+    """A folder is continued only under its own settings; the first that differs is named."""
+    run(*BASE, *data, "--output_dir", tmp_path / "out", "--experiments", "parallel")
+    before = (tmp_path / "out" / "journal.jsonl").read_bytes()
+    done = run(*BASE, *data, "--output_dir", tmp_path / "out", "--seed", "56")
+    assert_sentence(done, 1, "was begun with seed=55, now it is 56", "another --output_dir")
+    done = run(*BASE, *data, "--limit", "11", "--output_dir", tmp_path / "out")
+    assert_sentence(done, 1, "was begun with data_digest=")
+    assert (tmp_path / "out" / "journal.jsonl").read_bytes() == before
+
+
+def test_a_folder_in_use_is_refused(tmp_path, data):
+    """A second process stops at once; the first is not disturbed."""
+    slow = {**os.environ, "EAGER_SCRIPTED_SECONDS_PER_STEP": "0.05"}
+    command = [sys.executable, "-m", "eager", "run", *BASE, *data, "--output_dir", str(tmp_path / "out"), "--experiments", "parallel"]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=slow)
+    while not (tmp_path / "out" / "journal.jsonl").exists():
+        time.sleep(0.02)
+    assert_sentence(run(*BASE, *data, "--output_dir", tmp_path / "out"), 1, "is in use by another run")
+    first.communicate()
+    assert first.returncode == 0
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, data):
+    """A file in the folder's place is named, with the remedy."""
+    (tmp_path / "file").write_text("")
+    done = run(*BASE, *data, "--output_dir", tmp_path / "file" / "out")
+    assert_sentence(done, 1, "cannot write to", "another --output_dir")
+
+
+def test_a_full_disk_loses_nothing(tmp_path, data):
+    """When the disk is full (here: a file-size limit) what is finished stays, and the run goes on later."""
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))  # noqa: E731 - needed as a callable
+    done = run(*BASE, *data, "--output_dir", tmp_path / "out", preexec_fn=limit)
+    assert_sentence(done, 1, "cannot write to", "make room and run the same command again")
+    n_kept = len(Journal(tmp_path / "out").prompts("parallel"))
+    assert n_kept > 0
+    assert run(*BASE, *data, "--output_dir", tmp_path / "out").returncode == 0
+    assert run(*BASE, *data, "--output_dir", tmp_path / "whole").returncode == 0
+    assert without_times(tmp_path / "out" / "parallel.json") == without_times(tmp_path / "whole" / "parallel.json")
+
+
+def test_an_empty_prompt(tmp_path):
+    """The row is named."""
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"q": "one?"}\n{"q": ""}\n')
+    done = run(*BASE, "--data_name", "mine", "--data_path", path, "--prompt_field", "q", "--output_dir", tmp_path / "out")
+    assert_sentence(done, 2, "row 2", "'q'")
+
+
+def test_a_prompt_longer_than_the_context(tmp_path):
+    """The problem is named with its length, before anything is generated."""
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps({"q": "short?"}) + "\n" + json.dumps({"q": "word " * 300}) + "\n")
+    done = run(
+        *BASE, "--data_name", "mine", "--data_path", path, "--prompt_field", "q", "--max_model_len", "200",
+        "--output_dir", tmp_path / "out",
+    )  # fmt: skip
+    assert_sentence(done, 1, "problem 1 has 3", "raise --max_model_len")
+
+
+def test_a_broken_journal_line_is_named(tmp_path, data):
+    """A hand-edited journal is not guessed at."""
+    run(*BASE, *data, "--output_dir", tmp_path / "out", "--experiments", "parallel")
+    journal = tmp_path / "out" / "journal.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join([*lines[:3], "oops\n", *lines[3:]]))
+    assert_sentence(run(*BASE, *data, "--output_dir", tmp_path / "out"), 1, "line 4", "not a journal line")
+
+
+def test_an_engine_that_breaks_keeps_what_is_finished(tmp_path, data):
+    """The sentence of the engine, exit code 1, and the journal holds the finished prompts."""
+    done = run(*BASE, *data, "--output_dir", tmp_path / "out", environment={"EAGER_SCRIPTED_FAIL_AFTER": "16"})
+    assert_sentence(done, 1, "the scripted engine broke")
+    kept = len(Journal(tmp_path / "out").prompts("parallel"))
+    assert 0 < kept < 12
+    assert run(*BASE, *data, "--output_dir", tmp_path / "out").returncode == 0
+
+
+def test_interrupted(tmp_path, data):
+    """Ctrl-C says how to go on."""
+    slow = {**os.environ, "EAGER_SCRIPTED_SECONDS_PER_STEP": "0.2"}
+    command = [sys.executable, "-m", "eager", "run", *BASE, *data, "--output_dir", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=slow)
+    while not (tmp_path / "out" / "journal.jsonl").exists():
+        time.sleep(0.02)
+    time.sleep(0.8)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate()
+    assert process.returncode == 130
+    assert re.search(r"stopped; the same command with --output_dir \S+ goes on from here", stderr)
+    assert "Traceback" not in stderr

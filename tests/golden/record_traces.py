@@ -1,0 +1,87 @@
+"""Records golden traces from the real embedded model: what it delivered, and the tree that came of it.
+
+    python tests/golden/record_traces.py
+
+Run it when the trees are meant to change; the diff of the traces shows how.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from eager.engines.llama_cpp import LlamaCppEngine
+from eager.generate import Generator
+from eager.types import BranchConfig, TreeJob
+
+FOLDER = Path(__file__).parent
+CASES = {
+    "top2": {"question": "What is 12 + 9?", "config": {"max_sequences": 4, "entropy_threshold": 1.2}},
+    "distinct": {
+        "question": "Name a colour and say why you like it.",
+        "config": {"max_sequences": 5, "entropy_threshold": 2.0, "branch_rule": "distinct"},
+    },
+    "sample": {
+        "question": "Tom has 3 apples and buys 2 more. How many has he?",
+        "config": {"max_sequences": 4, "entropy_threshold": 1.8, "branch_rule": "sample"},
+    },
+    "percentile": {
+        "question": "Why is the sky blue?",
+        "config": {"max_sequences": 6, "entropy_threshold": 1.0, "threshold_percentile": 90.0},
+    },
+}
+N_TOKENS = 40
+
+
+class RecordingEngine(LlamaCppEngine):
+    """Notes for every prefix what the model said of the next token, and what was drawn."""
+
+    def __init__(self) -> None:
+        super().__init__("demo", n_cells=4096, max_model_len=1024)
+        self.trace: list[dict[str, object]] = []
+        self._prefixes: dict[int, list[int]] = {}
+
+    def open(self, seq_id, token_ids, sampling, **options):  # type: ignore[no-untyped-def]
+        self._prefixes[seq_id] = list(token_ids)
+        super().open(seq_id, token_ids, sampling, **options)
+
+    def step(self):  # type: ignore[no-untyped-def]
+        deltas = super().step()
+        for delta in deltas:
+            prefix, token = self._prefixes[delta.seq_id], delta.token_ids[0]
+            line: dict[str, object] = {"seq": delta.seq_id, "at": len(prefix), "token": token}
+            if delta.entropies is not None and delta.best_ids is not None and delta.best_logprobs is not None:
+                line["best"] = [int(i) for i in delta.best_ids[0]]
+                line["logprobs"] = [round(float(x), 6) for x in delta.best_logprobs[0]]
+                line["entropy"] = float(delta.entropies[0])
+            line["finish"] = delta.finish_reason
+            self.trace.append(line)
+            prefix.append(token)
+        return deltas
+
+
+def main() -> None:
+    engine = RecordingEngine()
+    for name, case in CASES.items():
+        engine.trace.clear()
+        ids = tuple(engine.encode_chat([{"role": "user", "content": case["question"]}]))
+        job = TreeJob(0, ids, BranchConfig(max_length=len(ids) + N_TOKENS, **case["config"]), seed=55)
+        generator = Generator(engine)
+        generator.add(job)
+        ((_, tree),) = generator.run()
+        golden = {
+            "job": {"prompt_ids": ids, "seed": 55, "config": {**case["config"], "max_length": len(ids) + N_TOKENS}},
+            "stops": {"stop_ids": sorted(engine.stops.stop_ids), "thinking_end": engine.stops.thinking_end},
+            "trace": engine.trace,
+            "tree": asdict(tree),
+        }
+        data = json.dumps(golden, separators=(",", ":")).encode()
+        (FOLDER / f"{name}.json.gz").write_bytes(gzip.compress(data, mtime=0))
+        print(f"{name}: {len(tree.sequences)} sequences, {len(engine.trace)} tokens")
+    engine.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Traces recorded from the real embedded model, replayed without it: the same deltas give the same tree."""
+
+import gzip
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from eager.branching import Brancher
+from eager.types import BranchConfig, Delta, Stops, TreeJob
+
+TRACES = sorted(Path(__file__).parent.glob("*.json.gz"))
+
+
+def replay(golden, brancher):
+    """Deliver the trace, one recorded token at a time; what a re-opened sequence was told before is skipped by position."""
+    brancher.start()
+    for line in golden["trace"]:
+        delta = Delta(line["seq"], [line["token"]], finish_reason=line["finish"])
+        if "best" in line:
+            delta.entropies, delta.best_ids, delta.best_logprobs = [line["entropy"]], [line["best"]], [line["logprobs"]]
+        brancher.observe([(line["seq"], delta)])
+    return brancher.result()
+
+
+@pytest.mark.parametrize("path", TRACES, ids=lambda path: path.name.split(".")[0])
+def test_the_trace_gives_the_recorded_tree(path):
+    """Sequences, branches, thresholds and counts are those that were recorded."""
+    golden = json.loads(gzip.decompress(path.read_bytes()))
+    stops = Stops(frozenset(golden["stops"]["stop_ids"]), tuple(golden["stops"]["thinking_end"]))
+    job = TreeJob(0, tuple(golden["job"]["prompt_ids"]), BranchConfig(**golden["job"]["config"]), golden["job"]["seed"])
+    tree = replay(golden, Brancher(job, stops))
+    assert json.loads(json.dumps(asdict(tree))) | {"recomputed": 0} == golden["tree"] | {"recomputed": 0}
+    assert len(tree.sequences) > 1, "a trace without a branch shows nothing"
+
+
+def test_there_are_traces_of_every_rule():
+    """top2, distinct, sample, and a percentile threshold."""
+    assert {path.name.split(".")[0] for path in TRACES} == {"top2", "distinct", "sample", "percentile"}

@@ -1,0 +1,145 @@
+r"""What is decided without Math-Verify, and what is left to it."""
+
+import pytest
+from hypothesis import given, strategies as st
+
+from eager.grading import normalise, same_answer
+from eager.grading.equivalence import MAX_ANSWER_CHARS, expand_plus_minus
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("25", "025"),
+        ("25", "25."),
+        ("25", "25.0"),
+        ("25", "+25"),
+        ("25", "$25$"),
+        ("25", r"\(25\)"),
+        ("25", r"\text{25}"),
+        ("25", r"{25}"),
+        ("25", " 25 \n"),
+        ("336", r"336^\circ"),
+        ("336", r"336^{\circ}"),
+        ("336", "336°"),
+        ("336", "336 degrees"),
+        (r"90^\circ", "90"),
+        ("1234", "1,234"),
+        ("1234567", "1,234,567"),
+        ("1234", r"1{,}234"),
+        ("10000", r"10,\!000"),
+        ("5", r"\$5"),
+        ("5", r"5 \text{ cm}"),
+        ("5", r"5\text{ cm}^2"),
+        ("5", "\x1b[31m5\x1b[0m"),
+        ("1/2", r"\frac{1}{2}"),
+        (r"\frac{1}{2}", r"\dfrac12"),
+        (r"\frac{1}{2}", "0.5"),
+        (r"\frac{1}{2}", r"\frac{2}{4}"),
+        ("-1/2", r"-\frac{1}{2}"),
+        ("-1/2", r"\frac{-1}{2}"),
+        (r"\left( 3, \frac{\pi}{2} \right)", r"(3,\frac{\pi}{2})"),
+        (r"\text{Evelyn}", "Evelyn"),
+        (r"\text{east}", "East"),
+        ("C", r"\text{C}"),
+        ("52_8", "52_{8}"),
+        ("x", "x"),
+    ],
+)
+def test_spellings_of_one_answer_are_equal(gold: str, answer: str) -> None:
+    """Zeros, dots, units, commas and typography carry no meaning, in either order."""
+    assert same_answer(gold, answer) is True
+    assert same_answer(answer, gold) is True
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("25", "26"),
+        ("25", "-25"),
+        ("25", "250"),
+        ("1/2", "1/3"),
+        (r"\frac{1}{2}", "2"),
+        ("A", "B"),
+        ("x", "X"),
+        ("52_8", "52_9"),
+        (r"\text{east}", "seat"),
+        ("5", ""),
+        ("100,200", "100201"),
+    ],
+)
+def test_different_answers_are_different(gold: str, answer: str) -> None:
+    """Certain differences need no algebra, in either order."""
+    assert same_answer(gold, answer) is False
+    assert same_answer(answer, gold) is False
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        (r"\sqrt{12}", r"2\sqrt{3}"),
+        ("1/3", "0.3333333"),
+        ("1, 2", "2, 1"),
+        ("100, 200", "100200"),
+        ("(1,234)", "(1234)"),
+        ("x=5", "5"),
+        ("3", r"3 \text{ million}"),
+        ("10", r"10\%"),
+        ("xy", "yx"),
+        ("52_8", "52"),
+        ("1/0", "1"),
+    ],
+)
+def test_what_takes_algebra_is_left_open(gold: str, answer: str) -> None:
+    """None says that Math-Verify must look; a shortcut never guesses."""
+    assert same_answer(gold, answer) is None
+
+
+@given(st.integers(-(10**12), 10**12), st.integers(-(10**12), 10**12))
+def test_integers_are_always_decided(a: int, b: int) -> None:
+    """Two integers are equal exactly if they are, with thousands commas or without."""
+    assert same_answer(f"{a:,}", str(b)) is (a == b)
+    assert same_answer(f"{a:,}", str(a)) is True
+
+
+@given(st.integers(-999, 999), st.integers(1, 999), st.integers(1, 9))
+def test_fractions_are_compared_in_lowest_terms(top: int, bottom: int, factor: int) -> None:
+    """a/b equals ka/kb, in plain and LaTeX form."""
+    assert same_answer(f"{top}/{bottom}", rf"\frac{{{factor * top}}}{{{factor * bottom}}}") is True
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_any_two_texts_can_be_compared_in_either_order(a: str, b: str) -> None:
+    """No text raises, the verdict is symmetric, and every text equals itself."""
+    assert same_answer(a, b) == same_answer(b, a)
+    assert same_answer(a, a) is True
+
+
+@given(st.text(max_size=60))
+def test_a_normalised_answer_is_the_same_answer(answer: str) -> None:
+    """Normalising never makes another answer of one: it still equals what it came from, or is left open."""
+    assert same_answer(answer, normalise(answer)) is not False
+
+
+def test_a_runaway_answer_is_only_a_string() -> None:
+    """Beyond the limit, equal strings are equal and everything else is different; nothing is left to a worker."""
+    runaway = "1" * (MAX_ANSWER_CHARS + 1)
+    assert same_answer(runaway, runaway) is True
+    assert same_answer("1", runaway) is False
+    assert normalise(runaway) == runaway
+
+
+@pytest.mark.parametrize(
+    ("answer", "expanded"),
+    [
+        (r"1 \pm a", "1 + a, 1 - a"),
+        (r"\frac{-1\pm\sqrt{17}}{2}", r"\frac{-1+\sqrt{17}}{2}, \frac{-1-\sqrt{17}}{2}"),
+        (r"0, \pm 2", "0,  + 2, - 2"),
+        (r"a \pm b \mp c", "a + b - c, a - b + c"),
+        (r"(1, \pm 2)", "(1, + 2), (1, - 2)"),
+        ("1 + a", "1 + a"),
+    ],
+)
+def test_plus_minus_is_two_values(answer: str, expanded: str) -> None:
+    r"""\pm is written out for each value of a list that has one; \mp takes the other sign."""
+    assert expand_plus_minus(answer).replace(" ", "") == expanded.replace(" ", "")

@@ -1,0 +1,115 @@
+"""The journal and the result file by themselves."""
+
+import ast
+import json
+
+import pytest
+
+from eager.store import BranchRecord, Journal, PromptRecord, SequenceRecord, StoreError, merged, prompt_entry, write_result_file
+
+HOSTILE = "</script>\x00\x1b[31m\u202e\ud800 'quoted' \"double\" \\boxed{1}"
+
+
+def record(index=0, experiment="eager_init_th2", text="hello"):
+    first = SequenceRecord((5, 6, 7), (0.12345, 2.5, None), text, "stop", answer="1", correct=True)
+    second = SequenceRecord((8,), (2.5,), "world", "length", parent=0, fork=1)
+    branch = BranchRecord(0, 1, 2.5, 2.0, " a", " b", " c", 1, "before")
+    return PromptRecord(experiment, index, "the prompt", "<user>the prompt", "1", (first, second), (branch,), 3, 1, 0.5, {"level": "easy"})
+
+
+@pytest.fixture
+def journal(tmp_path):
+    journal = Journal(tmp_path / "out", {"seed": 1})
+    yield journal
+    journal.close()
+
+
+def test_what_is_appended_is_read_back(journal):
+    """Records survive the round trip, entropies rounded to 4 places, hostile texts as they were."""
+    journal.append(record(3, text=HOSTILE))
+    back = journal.read("eager_init_th2", 3)
+    assert back.sequences[0].text == HOSTILE
+    assert back.sequences[0].entropies == (0.1235, 2.5, None)
+    assert (back.n_tokens, back.n_tokens_naive) == (4, 5)
+    assert Journal(journal.folder).read("eager_init_th2", 3) == back
+
+
+def test_grades_found_later_replace_the_first(journal):
+    """The last grades count, in this process and in the next; the record itself is untouched."""
+    journal.append(record())
+    journal.append_grades("eager_init_th2", 0, ["0", "0"], [False, False])
+    journal.append_grades("eager_init_th2", 0, ["1", None], [True, None])
+    for reader in (journal, Journal(journal.folder)):
+        assert [s.correct for s in reader.read("eager_init_th2", 0).sequences] == [True, None]
+        assert [s.answer for s in reader.read("eager_init_th2", 0).sequences] == ["1", None]
+
+
+def test_about_is_not_a_setting(journal):
+    """Notes and versions may change between runs; the last count."""
+    journal.append_about({"notes": "a"})
+    journal.append_about({"notes": "b"})
+    journal.close()
+    again = Journal(journal.folder, {"seed": 1})
+    assert again.about == {"notes": "b"}
+    again.close()
+
+
+def test_a_journal_of_another_format_is_refused(tmp_path):
+    """It is neither read nor overwritten."""
+    (tmp_path / "journal.jsonl").write_text('{"format": 99, "settings": {}}\n')
+    for settings in (None, {"seed": 1}):
+        with pytest.raises(StoreError, match="another format than 1"):
+            Journal(tmp_path, settings)
+
+
+def test_a_reader_does_not_disturb_a_writer(journal):
+    """Reading needs no lock, and a line that is just being written is left alone."""
+    journal.append(record())
+    with journal.path.open("ab") as file:
+        file.write(b'{"record": {"experiment"')
+    assert Journal(journal.folder).prompts("eager_init_th2") == [0]
+
+
+def test_a_folder_without_a_journal(tmp_path):
+    """The sentence says what kind of folder is wanted."""
+    with pytest.raises(StoreError, match=r"holds no journal.jsonl"):
+        Journal(tmp_path)
+
+
+def test_merged_records_number_on(journal):
+    """eager_init's sequences come first; costs add up."""
+    extra = PromptRecord("eager_th2", 0, "", "", None, (SequenceRecord((9, 9), (None, None), "x", "stop"),), n_discarded=2, seconds=1.0)
+    both = merged(record(), extra)
+    assert [s.text for s in both.sequences] == ["hello", "world", "x"]
+    assert (both.experiment, both.n_tokens, both.n_discarded, both.seconds) == ("eager_th2", 6, 3, 1.5)
+
+
+def test_the_documented_forms(tmp_path):
+    """Strings are reprs as published, -1 marks inherited tokens and -2.0 unmonitored ones."""
+    entry = prompt_entry(record(text=HOSTILE), [0, None])
+    path = tmp_path / "r.json"
+    write_result_file(path, {"status": {}}, "entropy-aware-generations", [entry, entry])
+    read = json.loads(path.read_text())["entropy-aware-generations"][1]
+    assert ast.literal_eval(read["extracted_answers"]) == ["1", ""]
+    assert read["entropies"] == ["[0.1235, 2.5, -2.0]", "[-1, 2.5]"]
+    assert ast.literal_eval(read["recorded_branches"][0]) == {
+        "seq_idx": 0, "gen_step": 1, "auto_selected_token": " a", "entropy": 2.5, "entropy_threshold": 2.0,
+        "man_token_original": " b", "man_token_branch": " c", "new_seq_idx": 1, "last_generated_chars": "before",
+    }  # fmt: skip
+    assert read["generations"][0] == "<user>the prompt" + HOSTILE
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    """An error in the middle of writing leaves the file as it was, and no rubbish."""
+    path = tmp_path / "r.json"
+    write_result_file(path, {"a": 1}, "list", [])
+    before = path.read_text()
+
+    def broken():
+        yield {"x": 1}
+        raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError):
+        write_result_file(path, {"a": 2}, "list", broken())
+    assert path.read_text() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
