@@ -1,0 +1,138 @@
+"""`eager eval-code`: grades generated code by running it in a sandbox."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eager.cli import CONTEXT_SETTINGS
+from eager.cli.recap import FOLDER, finish, require
+
+if TYPE_CHECKING:
+    from eager.cli.code_folder import Outcome
+    from eager.code_eval import Checker
+
+_EVERY_PROMPTS = 10
+_WIDTH_WITHOUT_TERMINAL = 160
+
+
+def _cache() -> str:
+    return str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eager")
+
+
+def _half_the_cores() -> int:
+    return max(1, (os.cpu_count() or 1) // 2)
+
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_WRITABLE = click.Path(file_okay=False, path_type=Path)
+
+
+@click.command("eval-code", context_settings=CONTEXT_SETTINGS)
+@click.argument("folders", metavar="FOLDER...", nargs=-1, required=True, type=FOLDER)
+@click.option("--experiment", "experiments", multiple=True, help="Only this one, as eager_init_th2.2; may be repeated.")
+@click.option(
+    "--problems",
+    type=_FILE,
+    envvar="HUMANEVAL_OVERRIDE_PATH",
+    show_envvar=True,
+    help="EvalPlus's HumanEvalPlus.jsonl[.gz]; by default EvalPlus downloads it once.",
+)
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=60.0, help="The most seconds a sample.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=_half_the_cores,
+    show_default="half the cores",
+    help="How many samples run at once.",
+)
+@click.option("--memory_mb", type=click.IntRange(256), default=4096, help="The most memory a sample.")
+@click.option("--unsafe", is_flag=True, help="Without the sandbox: generated code runs as you, with all your rights.")
+@click.option(
+    "--cache_dir",
+    type=_WRITABLE,
+    default=_cache,
+    envvar="EAGER_CACHE_DIR",
+    show_envvar=True,
+    show_default="~/.cache/eager",
+    help="Where EvalPlus and what it computes once are kept.",
+)
+@click.option(
+    "--evalplus_python",
+    type=_FILE,
+    envvar="EAGER_EVALPLUS_PYTHON",
+    show_envvar=True,
+    help="A Python that has evalplus==0.3.1; by default an environment is made on first use.",
+)
+def command(folders: tuple[Path, ...], experiments: tuple[str, ...], **options: Any) -> None:
+    """Grade the HumanEval+ answers in the FOLDERs by running them against EvalPlus's base and plus tests.
+
+    The code runs in bubblewrap: no network, no view of your files, limits on everything. Grades and scores are
+    written back; NAME.json.before-eval keeps each result file as it was, NAME.code.jsonl says why a sample failed.
+    """
+    require("ijson")
+    from eager.cli.code_folder import Grading, grade_folder
+    from eager.code_eval import CodeEvalError
+    from eager.store import StoreError
+
+    outcomes: list[Outcome] = []
+    try:
+        with _checker(options) as checker:
+            grading = Grading(checker, options["workers"], _say)
+            for folder in folders:
+                outcomes += grade_folder(folder, experiments, grading)
+    except (CodeEvalError, StoreError, ValueError) as error:
+        raise click.ClickException(str(error)) from None
+    _table(outcomes)
+    finish(grading.problems)
+
+
+def _checker(options: dict[str, Any]) -> Checker:
+    """Everything that grading needs, made or found; CodeEvalError where something is missing."""
+    from eager.code_eval import Checker, Limits, ProblemSet, Sandbox, describe, environment_python, fetch_problems
+
+    limits = Limits(seconds=options["timeout"], memory_mb=options["memory_mb"])
+    cache = options["cache_dir"].expanduser().absolute()
+    if options["unsafe"]:
+        click.echo("--unsafe: generated code runs without a sandbox", err=True)
+    else:
+        Sandbox.require()  # before a minute of installing
+    python = options["evalplus_python"] or environment_python(cache, lambda text: click.echo(text, err=True))
+    sandbox = Sandbox(describe(python), limits, is_safe=not options["unsafe"])
+    problems = options["problems"] or fetch_problems(python, cache)
+    return Checker(sandbox, ProblemSet(problems, cache), python)
+
+
+def _say(name: str, n_done: int, n_prompts: int) -> None:
+    if n_done == n_prompts or n_done % _EVERY_PROMPTS == 0:
+        click.echo(f"{name}: {n_done}{f'/{n_prompts}' if n_prompts else ''} prompts graded", err=True)
+
+
+def _table(outcomes: list[Outcome]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(caption="of the graded sequences; plus: base and plus tests", caption_justify="left")
+    table.add_column("results", overflow="fold")
+    for name in ("sequences", "base", "plus", "Pass@k", "Pass rate"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("why they failed", overflow="fold")
+    for outcome in outcomes:
+        scores = outcome.scores
+        table.add_row(
+            Text(outcome.path.stem),
+            f"{scores.n_sequences - scores.n_ungraded:,}",
+            f"{outcome.n_base:,}",
+            f"{outcome.n_plus:,}",
+            *("none" if score.value is None else f"{score.value:.3f}" for score in (scores.pass_at_k, scores.pass_rate)),
+            Text(", ".join(f"{count} {reason}" for reason, count in outcome.reasons.most_common(4))),
+        )
+    console = Console(highlight=False)
+    console.width = console.width if console.is_terminal else _WIDTH_WITHOUT_TERMINAL
+    console.print(table)
+    for outcome in outcomes:
+        click.echo(f"wrote {outcome.path}")

@@ -1,0 +1,121 @@
+"""EvalPlus in an environment of its own.
+
+EvalPlus 0.3.1 requires the client libraries of several model providers, and with one of them an old protobuf that
+vLLM's does not go with. Its checker and its sanitizer need none of them. So it is installed without its requirements,
+and the few that it does need beside it, in a place where nothing else is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from eager.code_eval.errors import CodeEvalError
+from eager.code_eval.sandbox import Interpreter
+
+EVALPLUS = "evalplus==0.3.1"
+# All that EvalPlus's data, sanitizer and checker import, and numpy for the programs, too. None has requirements here.
+REQUIREMENTS = (
+    EVALPLUS,
+    "appdirs",
+    "multipledispatch",
+    "numpy",
+    "psutil",
+    "tempdir",
+    "termcolor",
+    "tqdm",
+    "tree-sitter>=0.22",
+    "tree-sitter-python>=0.21",
+    "wget",
+)
+# EvalPlus imports this one (with pyarrow and pandas behind it) for another benchmark only.
+_STAND_IN = (
+    '"""In place of Hugging Face\'s datasets, which EvalPlus imports for a benchmark that is not used here."""\n\n\n'
+    "def load_dataset(*args, **kwargs):\n"
+    '    raise NotImplementedError("a stand-in of eager-gen for EvalPlus")\n'
+)
+_DESCRIBE = (
+    "import json, os, sys, sysconfig; "
+    "print(json.dumps([os.path.realpath(sys.executable), sys.base_prefix, sysconfig.get_path('purelib')]))"
+)
+_CHECK = "from evalplus import sanitize; from evalplus.eval import untrusted_check"
+_INSTALL_SECONDS = 900.0
+_START_SECONDS = 120.0
+
+
+def environment_python(cache: Path, say: Callable[[str], None]) -> Path:
+    """The Python of EvalPlus's environment under `cache`, made now where there is none. CodeEvalError if that fails."""
+    name = f"{EVALPLUS.replace('==', '-')}-py{sys.version_info.major}.{sys.version_info.minor}"
+    folder = cache / name
+    python = folder / "bin" / "python"
+    if python.exists():  # a link that leads nowhere (its Python is gone) does not exist
+        return python
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / f"{name}.lock"):
+            if not python.exists():
+                say(f"installing EvalPlus into {folder} (once, about 100 MB) …")
+                _make(folder)
+    except OSError as error:
+        raise CodeEvalError(f"EvalPlus cannot be installed in '{folder}' ({error.strerror}): make room") from None
+    return python
+
+
+def describe(python: Path) -> Interpreter:
+    """What the sandbox needs to know of `python`. CodeEvalError where EvalPlus cannot be used there."""
+    said = _run([str(python), "-I", "-c", f"{_CHECK}; {_DESCRIBE}"], _START_SECONDS, "EvalPlus does not run")
+    executable, base_prefix, packages = json.loads(said.splitlines()[-1])
+    return Interpreter(executable, base_prefix, packages)
+
+
+def _make(folder: Path) -> None:
+    """All or nothing: made beside its place, and moved there when it works."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        made = Path(temporary) / "env"
+        python = str(made / "bin" / "python")
+        venv = [sys.executable, "-m", "venv", str(made)]
+        _run(venv, _INSTALL_SECONDS, "'python -m venv' failed (on Debian it needs the package python3-venv)")
+        pip = [python, "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check", "--no-deps"]
+        _run([*pip, *REQUIREMENTS], _INSTALL_SECONDS, "EvalPlus could not be installed")
+        packages = Path(describe_packages(python))
+        (packages / "datasets.py").write_text(_STAND_IN, encoding="utf-8")
+        describe(Path(python))
+        made.rename(folder)
+
+
+def describe_packages(python: str) -> str:
+    """Where `python` installs."""
+    return str(json.loads(_run([python, "-I", "-c", _DESCRIBE], _START_SECONDS, "Python does not run"))[2])
+
+
+def _run(command: list[str], seconds: float, fault: str) -> str:
+    """What it prints. CodeEvalError with its last line of complaint."""
+    try:
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=seconds, env=_environment(), umask=0o022
+        )
+    except subprocess.TimeoutExpired:
+        raise CodeEvalError(f"{fault}: it did not end in {seconds:.0f} s") from None
+    except OSError as error:
+        raise CodeEvalError(f"{fault} ({error.strerror}): '{command[0]}'") from None
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        raise CodeEvalError(
+            f"{fault} ({said[-1] if said else 'it said nothing'}): with network access it installs itself;"
+            f" without, give --evalplus_python a Python that has {EVALPLUS}"
+        )
+    return done.stdout
+
+
+def _environment() -> dict[str, str]:
+    """Ours (pip's index and proxies), without what would lead Python out of the environment."""
+    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
