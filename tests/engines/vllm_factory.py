@@ -38,5 +38,4 @@ def _start():
         max_model_len=MAX_MODEL_LEN,
         capacity=CAPACITY,
         max_num_batched_tokens=PREFILL_CHUNK,
-        enforce_eager=True,
     )

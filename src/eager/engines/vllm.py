@@ -30,7 +30,8 @@ class VLLMEngine(Engine):
 
     `capacity` is vLLM's max_num_seqs, by default what vLLM takes for the device. `block_size` is that of the KV cache,
     `kv_cache_gib` its size (on a CPU 4 by default; on a GPU what `gpu_memory_utilization` leaves). `enforce_eager`
-    starts faster; `max_num_batched_tokens` bounds the tokens of one step, prompts included.
+    leaves the model uncompiled (by default on a CPU only); `max_num_batched_tokens` bounds the tokens of one step,
+    prompts included.
     """
 
     name = "vllm"
@@ -51,7 +52,7 @@ class VLLMEngine(Engine):
         trust_remote_code: bool = False,
         capacity: int | None = None,
         block_size: int | None = None,
-        enforce_eager: bool = False,
+        enforce_eager: bool | None = None,
         max_num_batched_tokens: int | None = None,
         kv_cache_gib: float | None = None,
     ) -> None:
