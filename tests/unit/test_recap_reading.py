@@ -230,5 +230,55 @@ def test_our_grades_must_fit_our_sequences(tmp_path: Path) -> None:
     assert "'correct' holds 2 values for 1 generations" in findings.problems[0]
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("prompt", [[["nested"]]]),
+        ("target", {"a": 1}),
+        ("tokens", {"generated": 2**60, "naive": 1}),
+        ("tokens", {"generated": -1, "naive": 1}),
+        ("forks", [-1]),
+        ("forks", [10**6]),
+        ("forks", [None]),
+        ("parents", [0]),
+        ("parents", [7]),
+        ("answer_groups", ["a"]),
+        ("recorded_branches", "all"),
+        ("recorded_branches", ["{'seq_idx': 0}"]),
+        ("recorded_branches", [{"seq_idx": "first"}]),
+        ("entropies", ["[0.1]", "[0.1]"]),
+        ("generations", []),
+        ("extracted_answers", "[[1]]"),
+    ],
+)
+def test_no_value_of_a_prompt_can_stop_the_others(tmp_path: Path, key: str, value: object) -> None:
+    path = write_experiment_file(
+        tmp_path, "eager_init", [record("eager_init", i, [sequence("a", "42", True)]) for i in (0, 1)]
+    )
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data["entropy-aware-generations"][0][key] = value
+    path.write_text(json.dumps(data), encoding="utf-8")
+    findings = Findings()
+    assert [prompt.index for prompt in read(path, findings)] == [1]
+    assert f"prompt 0: '{key}'" in findings.problems[0] or f"one of its '{key}'" in findings.problems[0]
+
+
+@pytest.mark.parametrize(
+    "field", ["'entropy': 1e999", "'gen_step': -1", "'entropy_threshold': 'x'", "'gen_step': 1e30"]
+)
+def test_a_branch_with_impossible_numbers_is_refused(tmp_path: Path, field: str) -> None:
+    branch = (
+        "{'seq_idx': 0, 'gen_step': 0, 'auto_selected_token': '', 'entropy': 2.5, 'entropy_threshold': 2.2,"
+        " 'man_token_original': '', 'man_token_branch': '', 'new_seq_idx': 0, 'last_generated_chars': '', "
+        + field
+        + "}"
+    )
+    prompt = published_prompt("Q?", 1, ["1"], ["Q?"], [[0.1]], [])
+    prompt["recorded_branches"] = [branch]
+    findings = Findings()
+    assert read(write_published(tmp_path / OUTPUT, "aware_results__th2.5", [prompt]), findings) == []
+    assert "'recorded_branches' cannot be read" in findings.problems[0]
+
+
 def test_entropies_are_small_in_memory() -> None:
     assert parse_entropies("[0.25, 0.5]").dtype == np.float32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Seq
 from typing import Any
 
@@ -13,6 +14,7 @@ from eager.recap.lineage import find_parents, inherited_tokens, place_branches
 from eager.recap.parsing import UnreadableError, parse_answers, parse_branch, parse_entropies
 from eager.recap.prompt import ReadBranch, ReadExperiment, ReadPrompt
 
+_MOST = 2**53  # what numpy still counts exactly
 _WORDS_NOTICE = (
     "written by the published code, which counts the words, not the tokens, of what it generates after a tree's"
     " branching phase (-2.0): token counts are estimates"
@@ -44,7 +46,7 @@ class EntryReader:
         answers = _answers(entry, n)
         target = _target(entry)
         correct, groups = self._grades(entry, answers, target)
-        forks = _fitting(entry, "forks", n, int) or [inherited_tokens(e) for e in entropies]
+        forks = _forks(entry, entropies)
         parents = _parents(entry, texts, forks)
         branches: Seq[ReadBranch] = _branches(entry)
         if "parents" not in entry:
@@ -52,7 +54,7 @@ class EntryReader:
         tokens = self._tokens(entry, entropies)
         return ReadPrompt(
             index=_index(entry, number),
-            prompt=str(entry.get("prompt", "")),
+            prompt=_text(entry, "prompt") or "",
             target=target,
             texts=tuple(texts),
             prompt_characters=_prompt_characters(entry, texts),
@@ -85,9 +87,11 @@ class EntryReader:
     def _tokens(self, entry: dict[str, Any], entropies: Seq[NDArray[np.float32]]) -> tuple[int, int, int, int]:
         """Generated, naive, recomputed, discarded."""
         said = entry.get("tokens")
-        if isinstance(said, dict) and all(isinstance(said.get(name), int) for name in ("generated", "naive")):
-            others = [said.get(name, 0) for name in ("recomputed", "discarded")]
-            return said["generated"], said["naive"], *(other if isinstance(other, int) else 0 for other in others)
+        if isinstance(said, dict):
+            numbers = [said.get(name, 0) for name in ("generated", "naive", "recomputed", "discarded")]
+            if not all(type(number) is int and 0 <= number < _MOST for number in numbers):
+                raise NotAPromptError("'tokens' does not hold counts")
+            return numbers[0], numbers[1], numbers[2], numbers[3]
         if any((e == -2.0).any() for e in entropies):
             self._note(_WORDS_NOTICE)
         return sum(int((e != -1.0).sum()) for e in entropies), sum(e.size for e in entropies), 0, 0
@@ -127,8 +131,23 @@ def _answers(entry: dict[str, Any], n: int) -> list[str | None]:
 
 
 def _target(entry: dict[str, Any]) -> str | None:
-    target = entry.get("target")
-    return None if target is None or str(target).strip() in ("", "None") else str(target)
+    target = _text(entry, "target")
+    return None if target is None or target.strip() in ("", "None") else target
+
+
+def _text(entry: dict[str, Any], key: str) -> str | None:
+    """The text or number under `key` as a text; None where there is none."""
+    value = entry.get(key)
+    if value is not None and not isinstance(value, (str, int, float)):
+        raise NotAPromptError(f"'{key}' is neither a text nor a number")
+    return None if value is None else str(value)
+
+
+def _forks(entry: dict[str, Any], entropies: Seq[NDArray[np.float32]]) -> list[int]:
+    forks = _fitting(entry, "forks", len(entropies), int) or [inherited_tokens(e) for e in entropies]
+    if not all(fork is not None and 0 <= fork <= e.size for fork, e in zip(forks, entropies, strict=True)):
+        raise NotAPromptError("'forks' names tokens that its sequence does not have")
+    return forks
 
 
 def _parents(entry: dict[str, Any], texts: list[str], forks: list[int]) -> list[int | None]:
@@ -142,19 +161,24 @@ def _parents(entry: dict[str, Any], texts: list[str], forks: list[int]) -> list[
 
 def _branches(entry: dict[str, Any]) -> list[ReadBranch]:
     recorded = entry.get("recorded_branches") or []
+    if not isinstance(recorded, list):
+        raise NotAPromptError("'recorded_branches' is not a list")
     try:
         return [_branch(parse_branch(value)) for value in recorded]
-    except (UnreadableError, TypeError, ValueError, KeyError):
+    except (UnreadableError, TypeError, ValueError, KeyError, OverflowError, RecursionError):
         raise NotAPromptError("one of its 'recorded_branches' cannot be read") from None
 
 
 def _branch(fields: dict[str, Any]) -> ReadBranch:
     new_token = fields["man_token_branch"]
+    position, entropy, threshold = int(fields["gen_step"]), float(fields["entropy"]), float(fields["entropy_threshold"])
+    if not (0 <= position < _MOST and math.isfinite(entropy) and math.isfinite(threshold)):
+        raise ValueError(f"no branch can be at {position} with entropy {entropy} over {threshold}")
     return ReadBranch(
         seq=int(fields["seq_idx"]),
-        position=int(fields["gen_step"]),
-        entropy=float(fields["entropy"]),
-        threshold=float(fields["entropy_threshold"]),
+        position=position,
+        entropy=entropy,
+        threshold=threshold,
         sampled_token=str(fields["auto_selected_token"]),
         kept_token=str(fields["man_token_original"]),
         new_token=None if new_token is None else str(new_token),
@@ -189,6 +213,6 @@ def _prompt_characters(entry: dict[str, Any], texts: list[str]) -> int:
     said = entry.get("prompt_characters")
     if type(said) is int and said >= 0:
         return said
-    prompt = str(entry.get("prompt", ""))
+    prompt = _text(entry, "prompt")
     start = texts[0].find(prompt) if prompt else -1
-    return start + len(prompt) if start >= 0 else 0
+    return start + len(prompt) if prompt and start >= 0 else 0

@@ -56,7 +56,10 @@ def _entry(prompt: Any) -> dict[str, str]:
     """The entry's values as JSON texts. Entropies are JSON already: checked, and taken over as they are."""
     if not isinstance(prompt, dict):
         raise UnreadableError("not a JSON object")
-    texts = {key: json.dumps(value) for key, value in prompt.items()}
+    try:
+        texts = {key: json.dumps(value) for key, value in prompt.items()}
+    except RecursionError:
+        raise UnreadableError("nested too deeply") from None
     if "extracted_answers" in prompt:
         answers = [answer or "" for answer in parse_answers(prompt["extracted_answers"])]
         texts["extracted_answers"] = json.dumps(answers)

@@ -17,6 +17,8 @@ from eager.recap.naming import LIST_KEYS, experiment_name, is_candidate, kind_an
 from eager.recap.prompt import ReadExperiment, ReadPrompt
 from eager.recap.words import count, one_line
 
+_MOST = 1e15  # of what a setting or a number of seconds can be
+
 
 class RecapError(Exception):
     """There is nothing to report; the message names the folder, the reason and the remedy."""
@@ -147,4 +149,5 @@ def _int(value: Any) -> int | None:
 
 
 def _float(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and abs(value) < _MOST else None

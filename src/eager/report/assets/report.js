@@ -6,6 +6,7 @@ const ROW = 24, TOP = 30, LEFT = 52, RIGHT = 210;
 const byId = (id) => document.getElementById(id);
 const data = JSON.parse(byId("data").textContent);
 const list = byId("prompt-list");
+const isWide = data.experiments.length > 4;
 const number = new Intl.NumberFormat("en-US");
 
 function element(tag, attributes = {}, ...children) {
@@ -54,9 +55,9 @@ function cellOf(cell, experiment) {
   const bar = element("span", { class: "bar" });
   const part = (kind, share) => { const i = element("i", { class: kind }); i.style.width = `${100 * share}%`; bar.append(i); };
   if (graded) { part("right", correct / sequences); part("wrong", (graded - correct) / sequences); }
-  const says = graded ? `${correct} of ${sequences} right` : `${sequences} ungraded`;
+  const says = !graded ? `${sequences} ungraded` : isWide ? `${correct}/${sequences}` : `${correct} of ${sequences} right`;
   const made = element("span", { class: "cell" }, element("span", {}, says), bar);
-  made.title = experimentName(experiment);
+  made.title = made.dataset.name = experimentName(experiment);
   return made;
 }
 
@@ -340,6 +341,7 @@ document.addEventListener("keydown", (event) => {
 byId("filters").addEventListener("submit", (event) => event.preventDefault());
 for (const id of ["search", "show", "order"]) byId(id).addEventListener("input", refresh);
 document.documentElement.style.setProperty("--columns", String(data.experiments.length));
+document.documentElement.style.setProperty("--cell", isWide ? "64px" : "112px");
 byId("list-head").append(element("span", {}, "no."), element("span", {}, "prompt"),
   ...data.experiments.map((experiment) => element("span", {}, experimentName(experiment))));
 refresh();
