@@ -134,7 +134,8 @@ def _grade_records(journal: Journal, experiment: str, grading: Grading) -> dict[
 
     def texts(record: PromptRecord) -> Texts:
         place = f"'{journal.folder}', {experiment}, prompt {record.prompt_index}"
-        return grading.find(place, record.meta, record.prompt), [s.text if s.finish_reason != "error" else None for s in record.sequences]
+        problem = grading.find(place, record.meta, record.prompt)
+        return problem, [s.text if s.finish_reason != "error" else None for s in record.sequences]
 
     graded: dict[int, tuple[str, Verdicts]] = {}
     n_records = journal.count(experiment)

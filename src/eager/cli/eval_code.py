@@ -128,7 +128,7 @@ def _table(outcomes: list[Outcome]) -> None:
             f"{scores.n_sequences - scores.n_ungraded:,}",
             f"{outcome.n_base:,}",
             f"{outcome.n_plus:,}",
-            *("none" if score.value is None else f"{score.value:.3f}" for score in (scores.pass_at_k, scores.pass_rate)),
+            *("none" if s.value is None else f"{s.value:.3f}" for s in (scores.pass_at_k, scores.pass_rate)),
             Text(", ".join(f"{count} {reason}" for reason, count in outcome.reasons.most_common(4))),
         )
     console = Console(highlight=False)

@@ -86,13 +86,13 @@ def _make(folder: Path) -> None:
         _run(venv, _INSTALL_SECONDS, "'python -m venv' failed (on Debian it needs the package python3-venv)")
         pip = [python, "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check", "--no-deps"]
         _run([*pip, *REQUIREMENTS], _INSTALL_SECONDS, "EvalPlus could not be installed")
-        packages = Path(describe_packages(python))
+        packages = Path(_packages(python))
         (packages / "datasets.py").write_text(_STAND_IN, encoding="utf-8")
         describe(Path(python))
         made.rename(folder)
 
 
-def describe_packages(python: str) -> str:
+def _packages(python: str) -> str:
     """Where `python` installs."""
     return str(json.loads(_run([python, "-I", "-c", _DESCRIBE], _START_SECONDS, "Python does not run"))[2])
 

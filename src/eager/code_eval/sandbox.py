@@ -30,6 +30,8 @@ _GUEST = Path(__file__).with_name("guest.py")
 _PACKAGES = "/packages"
 _CHUNK_BYTES = 1 << 16
 _PROBE_SECONDS = 30.0
+_READY = b'{"ready": true}\n'
+_NO_NETWORK = (["list", []], ["list", ["lo"]])
 _KEPT_PRINT = 2000
 
 # In no wise asked of the caller's environment, where keys and tokens live.
@@ -135,9 +137,8 @@ class Sandbox:
     def run(self, job: Job, seconds: float) -> Ran:
         """Run for at most so long. CodeEvalError where the sandbox itself fails: that is no answer of the program."""
         ran, printed = self._run(job, seconds, self._mode)
-        ready, _, answers = ran.answers.partition(b"\n")
-        if ready == b'{"ready": true}':
-            return Ran(answers, ran.ending, ran.seconds)
+        if ran.answers.startswith(_READY):
+            return Ran(ran.answers[len(_READY) :], ran.ending, ran.seconds)
         if ran.ending == "timeout":
             raise CodeEvalError(f"Python did not start in {ran.seconds:.0f} s: use fewer --workers, a longer --timeout")
         raise CodeEvalError(f"a sandbox did not start ({_last_line(printed)}): {_OR_UNSAFE}")
@@ -194,14 +195,12 @@ class Sandbox:
         suite = {"name": "probe", "inputs": [[]], "seconds": [_PROBE_SECONDS]}
         job = Job(_PROBE, "probe", (suite,), sanitize=False, answer_bytes=_CHUNK_BYTES)
         ran, printed = self._run(job, _PROBE_SECONDS, mode)
-        lines = [json.loads(line) for line in ran.answers.splitlines()]
-        if len(lines) != 2:
+        if not ran.answers.startswith(_READY):
             return _last_line(printed)
-        if lines[1].get("value") == "forks":
+        found = json.loads(ran.answers[len(_READY) :])
+        if found.get("value") == "forks":
             return "it does not limit the number of processes"
-        if lines[1].get("value") not in (["list", ["lo"]], ["list", []]):
-            return "it does not take the network away"
-        return None
+        return None if found.get("value") in _NO_NETWORK else "it does not take the network away"
 
 
 def _check_interpreter(interpreter: Interpreter) -> None:

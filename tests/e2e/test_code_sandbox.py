@@ -1,0 +1,127 @@
+"""Hostile programs are graded as failed, nothing leaks, and the evaluation goes on."""
+
+import os
+import secrets
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from code_checker import make_checker
+from hostile_code import HOSTILE, RIGHT, TASK, Hostile, filled
+
+from eager.code_eval import CodeEvalError, Limits, Sandbox, guest
+from eager.code_eval.sandbox import Interpreter
+
+SECONDS = 6.0
+
+
+@pytest.fixture(scope="module")
+def checker():
+    with make_checker(Limits(seconds=SECONDS, memory_mb=1024)) as checker:
+        checker.check(checker.problems.problems[TASK], RIGHT)  # the expected outputs are there from now on
+        yield checker
+
+
+@pytest.fixture(scope="module")
+def bait():
+    """What the programs are after: a secret at home, a token in the environment, a server on this machine."""
+    token = secrets.token_hex(8)
+    secret = Path.home() / f".eager-test-{token}"
+    secret.write_text("secret")
+    os.environ["EAGER_TEST_TOKEN"] = token
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield {"secret": secret, "outside": secret.with_suffix(".out"), "port": server.getsockname()[1], "token": token}
+    del os.environ["EAGER_TEST_TOKEN"]
+    secret.unlink()
+
+
+@pytest.mark.parametrize("hostile", HOSTILE, ids=lambda hostile: hostile.name)
+def test_a_hostile_program_fails_and_the_next_one_passes(checker, bait, hostile: Hostile):
+    """Failed on base and plus, for a reason that fits, in bounded time; an honest program after it is not affected."""
+    problem = checker.problems.problems[TASK]
+    started = time.monotonic()
+    verdict = checker.check(problem, filled(hostile, **bait))
+    assert not verdict.base
+    assert not verdict.plus
+    assert verdict.reason in hostile.reasons
+    assert time.monotonic() - started < SECONDS + 10
+    assert not bait["outside"].exists()
+    assert checker.check(problem, f"# after {hostile.name}\n{RIGHT}").is_correct
+
+
+def test_nothing_survives_a_program(checker):
+    """When the verdict is there, no process of the sandbox is."""
+    checker.check(checker.problems.problems[TASK], "# survivor\nwhile True:\n    pass\n")
+    marker = b"/guest.py"
+    for _ in range(50):
+        if not any(marker in read(folder / "cmdline") and is_ours(folder) for folder in Path("/proc").glob("[0-9]*")):
+            return
+        time.sleep(0.1)
+    pytest.fail("a process of the sandbox is still there")
+
+
+def is_ours(folder: Path) -> bool:
+    """Not of another test run on this machine: those have living parents other than us."""
+    fields = dict(line.split(":\t", 1) for line in read(folder / "status").decode().splitlines() if ":\t" in line)
+    return fields.get("PPid", "").strip() in (str(os.getpid()), "1")
+
+
+def read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # it has ended meanwhile
+        return b""
+
+
+def test_without_bubblewrap_it_stops_and_says_how_to_install_it(monkeypatch):
+    """One sentence with the reason and the remedy; no program is run."""
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(CodeEvalError, match=r"bubblewrap, which is missing: install it .*apt-get install bubblewrap"):
+        Sandbox(Interpreter("/usr/bin/python3", "/usr", "/usr"), Limits())
+
+
+def test_where_bubblewrap_may_not_run_it_stops_and_says_so(monkeypatch, tmp_path):
+    """As where user namespaces are refused: bubblewrap's own complaint is in the sentence."""
+    fake = tmp_path / "bwrap"
+    fake.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(CodeEvalError, match=r"cannot run here \(bwrap: No permissions .*--unsafe"):
+        Sandbox(Interpreter("/usr/bin/python3", "/usr", "/usr"), Limits())
+
+
+@pytest.mark.skipif(len(socket.if_nameindex()) < 2, reason="this machine has no network that could be left open")
+def test_a_sandbox_that_does_not_confine_is_not_used(monkeypatch, tmp_path):
+    """A bwrap that only runs its command is found out before the first program."""
+    fake = tmp_path / "bwrap"
+    fake.write_text(f"#!/bin/sh\nexec '{sys.executable}' -I -S -B '{guest.__file__}'\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(CodeEvalError, match=r"does not take the network away|it said nothing|Error"):
+        Sandbox(Interpreter("/usr/bin/python3", "/usr", "/usr"), Limits())
+
+
+def test_unsafe_still_limits_and_is_not_talked_into_a_pass():
+    """Without the sandbox: no verdict can be forged, time and memory are limited."""
+    by_name = {hostile.name: hostile for hostile in HOSTILE}
+    with make_checker(Limits(seconds=SECONDS, memory_mb=1024), is_safe=False) as checker:
+        problem = checker.problems.problems[TASK]
+        assert checker.check(problem, RIGHT).is_correct
+        for name in ("endless loop", "50 GB", "os._exit(0)", "equal to everything", "forged answers"):
+            verdict = checker.check(problem, by_name[name].program.replace("{{", "{").replace("}}", "}"))
+            assert (verdict.base, verdict.plus) == (False, False)
+            assert verdict.reason in by_name[name].reasons
+
+
+@pytest.mark.slow
+def test_canonical_solutions_pass_and_emptied_ones_fail():
+    """All 164, on base and plus, through everything that a sample goes through."""
+    with make_checker(Limits()) as checker:
+        for problem in checker.problems.problems.values():
+            right = checker.check_text(problem, f"```python\n{problem.prompt}{problem.canonical_solution}\n```")
+            assert right.is_correct, (problem.task_id, right)
+            empty = checker.check_text(problem, f"```python\n{problem.prompt}\n    pass\n```")
+            assert not empty.base, problem.task_id
+            assert not empty.plus, problem.task_id

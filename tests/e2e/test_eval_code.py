@@ -1,0 +1,136 @@
+"""`eager eval-code` as a user types it: on a run's folder, and on result files of the published code."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from code_checker import CACHE, PROBLEMS, make_checker
+
+from eager.code_eval import Limits
+from eager.store import Journal, PromptRecord, SequenceRecord
+
+pytest.importorskip("ijson", reason="reading result files needs the extra `report`")
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = {"model_name": "m", "temperature": 0.6, "max_sequences": 4, "seed": 1, "n_prompts": 2}
+SETTINGS |= {"data_name": "evalplus/humanevalplus", "engine": "scripted"}
+
+
+@pytest.fixture(scope="module")
+def problems():
+    """The first problems; skips where code cannot be graded on this machine."""
+    with make_checker(Limits()) as checker:
+        return list(checker.problems.problems.values())[:2]
+
+
+def eval_code(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "eager", "eval-code", *map(str, arguments)]
+    options = ["--problems", PROBLEMS, "--cache_dir", CACHE, "--workers", "2"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    return subprocess.run([*command, *map(str, options)], capture_output=True, text=True, env=env, check=False)
+
+
+def right(problem) -> str:
+    return f"<think>hm</think>\n```python\n{problem.prompt}{problem.canonical_solution}```"
+
+
+def wrong(problem) -> str:
+    return f"```python\n{problem.prompt}    return None\n```"
+
+
+def record(experiment: str, index: int, problem, *texts: str | None) -> PromptRecord:
+    """A finished prompt; None is a sequence that failed."""
+    sequences = tuple(
+        SequenceRecord(
+            (1,), (0.5,), text or "", "stop" if text is not None else "error", error=None if text else "gone"
+        )
+        for text in texts
+    )
+    meta = {"task_id": problem.task_id, "entry_point": problem.entry_point}
+    return PromptRecord(experiment, index, problem.prompt, "TEMPLATE", None, sequences, meta=meta)
+
+
+@pytest.fixture
+def run_folder(tmp_path, problems) -> Path:
+    journal = Journal(tmp_path, SETTINGS)
+    first, second = problems
+    journal.append(record("eager_init_th2", 0, first, right(first), wrong(first), None))
+    journal.append(record("eager_init_th2", 1, second, "I cannot do that."))
+    journal.append(record("eager_th2", 1, second, right(second)))
+    journal.append(record("eager_th2", 0, first))
+    journal.close()
+    (tmp_path / "eager_th2.json").write_text('{"as it": "was"}')
+    return tmp_path
+
+
+def test_a_run_is_graded_in_its_journal_and_its_files(run_folder):
+    """Labels for a later run, scores in the result files, why in the sidecar, the original kept once."""
+    done = eval_code(run_folder)
+    assert done.returncode == 0, done.stderr
+    journal = Journal(run_folder)
+    assert [s.correct for s in journal.read("eager_init_th2", 0).sequences] == [True, False, None]
+    assert [s.answer for s in journal.read("eager_th2", 1).sequences] == ["1"]
+    result = json.loads((run_folder / "eager_th2.json").read_text())
+    assert result["results"]["pass_at_1"] == 1.0
+    assert [p["extracted_answers"] for p in result["entropy-aware-generations"]] == ["['1', '0', '']", "['0', '1']"]
+    samples = [json.loads(line) for line in (run_folder / "eager_th2.code.jsonl").read_text().splitlines()]
+    assert [(s["task"], s["sequence"], s["plus"], s["reason"]) for s in samples] == [
+        ("HumanEval/0", 0, True, None),
+        ("HumanEval/0", 1, False, "wrong output"),
+        ("HumanEval/1", 0, False, samples[2]["reason"]),
+        ("HumanEval/1", 1, True, None),
+    ]
+    assert samples[2]["reason"] in ("no code", "SyntaxError")
+    assert eval_code(run_folder).returncode == 0
+    assert (run_folder / "eager_th2.json.before-eval").read_text() == '{"as it": "was"}'
+
+
+def test_one_experiment_brings_what_it_builds_on(run_folder):
+    """`eager` without grades for its `eager_init` sequences would be half graded."""
+    assert eval_code(run_folder, "--experiment", "eager_th2").returncode == 0
+    assert Journal(run_folder).read("eager_init_th2", 0).sequences[0].correct is True
+    unknown = eval_code(run_folder, "--experiment", "parallel")
+    assert unknown.returncode == 1
+    assert "no experiment 'parallel': choose from eager_init_th2, eager_th2" in unknown.stderr
+
+
+def test_published_files_are_matched_by_their_prompts(tmp_path, problems):
+    """Keys before and after the list, template and prompt in the generations; what is no problem stays ungraded."""
+    first, _ = problems
+    template = f"<|im_start|>user\n{first.prompt}<|im_end|>\n<|im_start|>assistant\n"
+    texts = [template + right(first), template + wrong(first)]
+    entry = {"prompt": first.prompt, "generated_sequences": 2, "target": "1", "extracted_answers": "['', '']"}
+    entry |= {"generations": texts, "entropies": ["[0.1]", "[0.1]"], "recorded_branches": []}
+    other = {**entry, "prompt": "1 + 1?", "generations": ["2", "3"]}
+    head = {"params": {"model_name": "m", "entropy_threshold": 2.5, "data_name": "evalplus/humanevalplus"}}
+    data = {**head, "entropy-aware-generations": [entry, other], "results": {"avg_acc": 0.0, "kept": 7}}
+    path = tmp_path / "m_aware_results__th2.5.json"
+    path.write_text(json.dumps(data))
+    done = eval_code(tmp_path)
+    assert done.returncode == 1
+    assert f"'{path}', prompt 1 is none of the problems: left ungraded" in done.stderr
+    graded = json.loads(path.read_text())
+    assert graded["params"] == data["params"]
+    assert graded["results"]["avg_acc"] == 0.5
+    assert graded["results"]["kept"] == 7
+    assert graded["entropy-aware-generations"][0]["extracted_answers"] == "['1', '0']"
+    assert graded["entropy-aware-generations"][0]["generations"] == texts
+    assert graded["entropy-aware-generations"][1] == other
+    assert json.loads(path.with_name(path.name + ".before-eval").read_text()) == data
+
+
+def test_a_folder_that_cannot_be_graded_is_one_sentence(tmp_path, problems):
+    """Empty, cut short, or of another benchmark; what is there stays as it was."""
+    assert "holds no results" in eval_code(tmp_path).stderr
+    path = tmp_path / "parallel.json"
+    path.write_text('{"default-generations": [{"prompt": "1 + 1?", "generations": ["2"]}')
+    done = eval_code(tmp_path)
+    assert done.returncode == 1
+    assert "cut short" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("*.before-eval"))
+    Journal(tmp_path, SETTINGS).close()
+    assert "holds no HumanEval+ prompt" in eval_code(tmp_path).stderr
