@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # PyTorch publishes its CPU builds on an index of its own, for where pip does not find them by itself.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
-DEMO := --model_name demo --data_name demo --max_sequences 8 --entropy_threshold 1.6 --max_tokens 120
+DEMO := --model_name demo --data_name demo --max_sequences 8 --entropy_threshold 2.0 --max_tokens 120
 OUT ?= outputs/demo/demo/$(shell date +%F_%H-%M-%S)
 
 .PHONY: demo test test-slow lint format docs clean

@@ -35,6 +35,9 @@ _N_SLOTS = _LLAMA_MAX_SEQ - KVCache.N_EXTRA_SLOTS
 _CPU_BATCH = 48
 _GPU_BATCH = 512
 _LONE_TOKEN_CELLS = 256
+# Sequences at once: a CPU gains nothing from more, and attention walks over everybody's cells.
+_CPU_CAPACITY = 32
+_GPU_CAPACITY = 128
 _PREFILL_PER_STEP = 256  # tokens of prompts a step, so that the others' decoding is not held up
 _KV_BYTES = 2 << 30
 _CELLS_KEPT_FREE = 32  # a sequence, at admission: fewer preemptions soon after
@@ -85,7 +88,7 @@ class LlamaCppEngine(Engine):
         *,
         max_model_len: int = 32768,
         device: str = "auto",
-        capacity: int = 64,
+        capacity: int | None = None,
         n_cells: int | None = None,
         n_threads: int | None = None,
     ) -> None:
@@ -93,7 +96,7 @@ class LlamaCppEngine(Engine):
         self._model = LlamaModel(model_name, gpu=self._gpu)
         self.model_name = model_name
         self.stops = self._model.stops
-        self.capacity = min(capacity, _N_SLOTS)
+        self.capacity = min(capacity or (_GPU_CAPACITY if self._gpu else _CPU_CAPACITY), _N_SLOTS)
         self.max_model_len = min(max_model_len, self._model.n_ctx_train, n_cells or max_model_len)
         self._batch_size = _GPU_BATCH if self._gpu else _CPU_BATCH
         self._context = self._new_context(n_cells or self._default_cells(), n_threads)
