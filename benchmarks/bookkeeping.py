@@ -47,7 +47,9 @@ def microseconds_a_token(n_open: int, *, entropy: float, threshold: float, n_roo
     engine = PreparedEngine(entropy)
     generator = Generator(engine)
     for index in range(n_open // n_roots):
-        generator.add(TreeJob(index, (1,), BranchConfig(max_sequences, threshold, N_TOKENS + 1, n_roots=n_roots), seed=index))
+        generator.add(
+            TreeJob(index, (1,), BranchConfig(max_sequences, threshold, N_TOKENS + 1, n_roots=n_roots), seed=index)
+        )
     start = time.perf_counter()
     for _ in generator.run():
         pass

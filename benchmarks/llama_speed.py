@@ -3,8 +3,8 @@
     python benchmarks/llama_speed.py [model]
 
 Bare: `llama_decode` over the same number of sequences with made-up tokens, no drawing, no entropies; once with the
-settings of the engine (flash attention and small batches, which make it bit-exact) and once with llama.cpp's fastest on a
-CPU (no flash attention). The engine: `Generator` and `Brancher` on top of it, every sequence monitored. The share of
+settings of the engine (flash attention and small batches, which make it bit-exact) and once with llama.cpp's fastest on
+a CPU (no flash attention). The engine: `Generator` and `Brancher` on top of it, every sequence monitored. The share of
 drawing and entropies is timed inside the engine. Medians of several rounds, the three in turn.
 """
 
@@ -106,7 +106,8 @@ def main() -> None:
     same = BareLoop(engine, flash_attention=True, n_ubatch=48)
     fastest = BareLoop(engine, flash_attention=False, n_ubatch=512)
     print(f"{engine.model_name}, {N_TOKENS} tokens a sequence, medians of {N_ROUNDS} rounds; tokens a second")
-    print(f"{'sequences':>9} {'bare, same':>11} {'bare, fastest':>14} {'engine':>8} {'engine/same':>12} {'drawing+entropy':>16}")
+    columns = ("sequences", "bare, same", "bare, fastest", "engine", "engine/same", "drawing+entropy")
+    print("{:>9} {:>11} {:>14} {:>8} {:>12} {:>16}".format(*columns))
     for n in (1, 8, 32):
         rounds = [
             (same.tokens_per_second(prompt, n), fastest.tokens_per_second(prompt, n), *engine_speed(engine, prompt, n))

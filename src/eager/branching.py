@@ -152,10 +152,8 @@ class Brancher:
     def start(self) -> list[Action]:
         """Open the tree's roots on the prompt."""
         may_branch = self._config.n_roots < self._config.max_sequences
-        actions: list[Action] = []
-        for _ in range(self._config.n_roots):
-            actions.append(self._open(self._add_sequence(None, []), parent=None, monitor=may_branch))
-        return actions
+        roots = [self._add_sequence(None, []) for _ in range(self._config.n_roots)]
+        return [self._open(root, parent=None, monitor=may_branch) for root in roots]
 
     def observe(self, deltas: Iterable[tuple[int, Delta]]) -> list[Action]:
         """Take what one engine step decoded for this tree, as (sequence number, delta) pairs."""
@@ -236,7 +234,9 @@ class Brancher:
         if token[1] <= threshold:
             return None
         is_last_allowed = len(self._job.prompt_ids) + self._position + 1 >= self._config.max_length
-        is_own_birth = self._config.branch_rule == "sample" and sequence.parent is not None and sequence.fork == self._position
+        is_own_birth = (
+            self._config.branch_rule == "sample" and sequence.parent is not None and sequence.fork == self._position
+        )
         if is_last_allowed or is_own_birth:
             return None
         child_number = self._job.first_sequence + len(self._sequences)
@@ -264,7 +264,9 @@ class Brancher:
         if not may_branch:
             self._end_branching(actions)
 
-    def _begin_child(self, child: _Sequence, new: int | None, entropy: float, monitor: bool, actions: list[Action]) -> None:
+    def _begin_child(
+        self, child: _Sequence, new: int | None, entropy: float, monitor: bool, actions: list[Action]
+    ) -> None:
         if new is not None:
             child.tokens.append(new)
             child.entropies.append(entropy)

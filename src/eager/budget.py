@@ -21,7 +21,7 @@ def saved_budget(used: Seq[int], max_sequences: int) -> int:
 
 
 def adapt_shares(used: Seq[int], max_sequences: int) -> dict[int, int]:
-    """EAGer-adapt: extra sequences by prompt index, for the prompts that reached M; they are the ones that wanted more."""
+    """EAGer-adapt: extra sequences by prompt index, for the prompts that reached M: they wanted more."""
     wanting = [index for index, n in enumerate(used) if n >= max_sequences]
     return _even_split(wanting, saved_budget(used, max_sequences), _ADAPT_CAP * max_sequences)
 

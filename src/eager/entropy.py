@@ -25,4 +25,5 @@ def top_k_entropy(logprobs: npt.ArrayLike) -> npt.NDArray[np.float64]:
     total = weights.sum(axis=-1)
     # H = ln Z - E[x] for p = e^x / Z; a weight of 0 has x = -inf and contributes nothing.
     mean = np.where(weights > 0, weights * np.where(weights > 0, shifted, 0.0), 0.0).sum(axis=-1) / total
-    return np.maximum(np.log(total) - mean, 0.0)
+    entropy: npt.NDArray[np.float64] = np.maximum(np.log(total) - mean, 0.0)
+    return entropy

@@ -93,7 +93,9 @@ class Run:
         if kind == "parallel":
             finished = self._one_tree_each(name, left, replace(self._plan.branching, n_roots=self._max_sequences))
         elif kind == "eager_init":
-            finished = self._one_tree_each(name, left, replace(self._plan.branching, entropy_threshold=threshold or 0.0))
+            finished = self._one_tree_each(
+                name, left, replace(self._plan.branching, entropy_threshold=threshold or 0.0)
+            )
         else:
             finished = self._extra_trees(name, left, self._shares(kind, threshold or 0.0), threshold or 0.0)
         return self._record(name, finished)

@@ -84,7 +84,9 @@ def experiment_result(journal: Journal, experiment: str, grader: MathGrader) -> 
 def write_experiment(journal: Journal, experiment: str, grader: MathGrader) -> ExperimentResult:
     """Write the experiment's result file into the journal's folder, atomically. Raises StoreError."""
     result = experiment_result(journal, experiment, grader)
-    entries = (prompt_entry(record, result.groups[record.prompt_index]) for record in effective_records(journal, experiment))
+    entries = (
+        prompt_entry(record, result.groups[record.prompt_index]) for record in effective_records(journal, experiment)
+    )
     path = journal.folder / f"{experiment}.json"
     write_result_file(path, _head(journal, result), generations_key(experiment), entries)
     return result

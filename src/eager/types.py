@@ -62,7 +62,9 @@ class BranchConfig:
         _require(1 <= self.n_roots <= self.max_sequences, "n_roots must be between 1 and max_sequences")
         _require(self.max_tokens_without_branch >= 1, "max_tokens_without_branch must be at least 1")
         percentile = self.threshold_percentile
-        _require(percentile is None or 0 <= percentile <= 100, f"threshold_percentile must be in [0, 100], got {percentile}")
+        _require(
+            percentile is None or 0 <= percentile <= 100, f"threshold_percentile must be in [0, 100], got {percentile}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,9 @@ def test_tasks_and_engines_are_listed():
     tasks = CliRunner().invoke(main, ["tasks"])
     engines = CliRunner().invoke(main, ["engines"])
     assert tasks.exit_code == engines.exit_code == 0
-    assert all(name in tasks.output for name in ("demo", "openai/gsm8k", "fingertap/GPQA-Diamond", "evalplus/humanevalplus"))
+    assert all(
+        name in tasks.output for name in ("demo", "openai/gsm8k", "fingertap/GPQA-Diamond", "evalplus/humanevalplus")
+    )
     assert all(name in engines.output for name in ("llama_cpp", "vllm", "scripted"))
 
 

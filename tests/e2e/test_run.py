@@ -54,7 +54,12 @@ def test_all_four_experiments(tmp_path, data):
     assert all(name in done.stdout for name in (*NAMES, "Pass@k", "Cons@k", "saved", str(tmp_path / "out")))
     results = {name: json.loads((tmp_path / "out" / f"{name}.json").read_text()) for name in NAMES}
     for name, result in results.items():
-        assert result["status"] == {"state": "COMPLETED", "completed_sequences": 12, "total_sequences": 12, "progress": "12/12"}
+        assert result["status"] == {
+            "state": "COMPLETED",
+            "completed_sequences": 12,
+            "total_sequences": 12,
+            "progress": "12/12",
+        }
         assert result["extra"]["notes"] == "first try"
         entries = result["default-generations" if name == "parallel" else "entropy-aware-generations"]
         assert [entry["prompt_index"] for entry in entries] == list(range(12))
@@ -116,7 +121,16 @@ def test_a_torn_last_line_is_cut(tmp_path, data):
 
 def test_several_thresholds_in_one_command(tmp_path, data):
     """Each threshold makes its own experiments."""
-    done = run(*BASE[:-2], *data, "--entropy-threshold", "1.5,2.0", "--experiments", "eager_init,eager_adapt", "--output-dir", tmp_path / "o")
+    done = run(
+        *BASE[:-2],
+        *data,
+        "--entropy-threshold",
+        "1.5,2.0",
+        "--experiments",
+        "eager_init,eager_adapt",
+        "--output-dir",
+        tmp_path / "o",
+    )
     assert done.returncode == 0, done.stderr
     names = {path.name for path in (tmp_path / "o").glob("*.json")}
     assert names == {f"{kind}_th{th}.json" for kind in ("eager_init", "eager_adapt") for th in ("1.5", "2")}
@@ -204,7 +218,18 @@ def test_other_settings_are_refused(tmp_path, data):
 def test_a_folder_in_use_is_refused(tmp_path, data):
     """A second process stops at once; the first is not disturbed."""
     slow = {**os.environ, "EAGER_SCRIPTED_SECONDS_PER_STEP": "0.05"}
-    command = [sys.executable, "-m", "eager", "run", *BASE, *data, "--output_dir", str(tmp_path / "out"), "--experiments", "parallel"]
+    command = [
+        sys.executable,
+        "-m",
+        "eager",
+        "run",
+        *BASE,
+        *data,
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--experiments",
+        "parallel",
+    ]
     first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=slow)
     while not (tmp_path / "out" / "journal.jsonl").exists():
         time.sleep(0.02)
@@ -236,7 +261,9 @@ def test_an_empty_prompt(tmp_path):
     """The row is named."""
     path = tmp_path / "p.jsonl"
     path.write_text('{"q": "one?"}\n{"q": ""}\n')
-    done = run(*BASE, "--data_name", "mine", "--data_path", path, "--prompt_field", "q", "--output_dir", tmp_path / "out")
+    done = run(
+        *BASE, "--data_name", "mine", "--data_path", path, "--prompt_field", "q", "--output_dir", tmp_path / "out"
+    )
     assert_sentence(done, 2, "row 2", "'q'")
 
 

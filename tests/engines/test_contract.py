@@ -1,5 +1,7 @@
 """The engine contract (eager.engines.base), over every engine."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -61,12 +63,12 @@ def test_a_sequence_ends_with_a_stop_id_or_at_max_length(engine):
 
 
 def test_monitored_tokens_come_with_entropy_and_the_k_best(engine):
-    """Best ids are distinct and most likely first; the entropy is that of their log-probabilities; at most K of them."""
+    """Best ids are distinct and most likely first; the entropy is theirs; at most K of them."""
     (stream,) = run(engine, open_all(engine, ask(engine), [0])).values()
     assert len(stream.entropies) == len(stream.token_ids)
     for entropy, ids, logprobs in zip(stream.entropies, stream.best_ids, stream.best_logprobs, strict=True):
         assert len(set(ids)) == len(ids) <= ENTROPY_TOP_K
-        assert all(a >= b for a, b in zip(logprobs, logprobs[1:], strict=False))
+        assert all(a >= b for a, b in pairwise(logprobs))
         assert np.exp(logprobs).sum() <= 1 + 1e-3
         assert entropy == pytest.approx(float(top_k_entropy(logprobs)), abs=1e-4)
 

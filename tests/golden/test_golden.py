@@ -14,7 +14,7 @@ TRACES = sorted(Path(__file__).parent.glob("*.json.gz"))
 
 
 def replay(golden, brancher):
-    """Deliver the trace, one recorded token at a time; what a re-opened sequence was told before is skipped by position."""
+    """Deliver the trace, one recorded token at a time."""
     brancher.start()
     for line in golden["trace"]:
         delta = Delta(line["seq"], [line["token"]], finish_reason=line["finish"])

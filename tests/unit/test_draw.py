@@ -48,14 +48,16 @@ def nucleus(row, sampling):
 
 @given(
     hnp.arrays(np.float32, st.integers(1, 200), elements=st.floats(-8, 8, width=32), unique=True),
-    st.builds(SamplingParams, temperature=st.floats(0.3, 2), top_p=st.floats(0.05, 1), top_k=st.integers(0, 50), min_p=st.floats(0, 0.5)),
-)  # fmt: skip
+    st.builds(SamplingParams, st.floats(0.3, 2), st.floats(0.05, 1), st.integers(0, 50), st.floats(0, 0.5)),
+)
 @settings(deadline=None, max_examples=200)
 def test_truncation_keeps_the_nucleus(row, sampling):
-    """min_p, top_k and top_p, in this order: draws cover exactly the tokens that sorting keeps (rounding at its edge aside)."""
+    """min_p, top_k and top_p, in this order: draws cover what sorting keeps (rounding at its edge aside)."""
     allowed = nucleus(row, sampling)
     drawn = {draw(row, sampling, u) for u in np.linspace(0, 0.999999, 400)}
-    looser = SamplingParams(sampling.temperature, min(1.0, sampling.top_p + 1e-4), sampling.top_k, max(0.0, sampling.min_p - 1e-4))
+    looser = SamplingParams(
+        sampling.temperature, min(1.0, sampling.top_p + 1e-4), sampling.top_k, max(0.0, sampling.min_p - 1e-4)
+    )
     assert drawn <= set(nucleus(row, looser))
     p = np.exp((row.astype(np.float64) - row.max()) / sampling.temperature)
     likely = {i for i in allowed[:-1] if p[i] / p[allowed].sum() > 0.01}

@@ -69,11 +69,13 @@ def test_bookkeeping_is_small_beside_the_engine(threshold):
 
     benchmarks/bookkeeping.py prints the microseconds; a test asserts no absolute time.
     """
-    distribution = {i: 1 / 3 for i in (1, 2, 3)}
+    distribution = dict.fromkeys((1, 2, 3), 1 / 3)
     engine = TimedEngine(script=lambda ids: distribution, stops=STOPS, capacity=1000)
     generator = Generator(engine)
     for index in range(125):
-        generator.add(TreeJob(index, (100,), BranchConfig(8, threshold, 60, n_roots=8 if threshold > 1 else 1), seed=index))
+        generator.add(
+            TreeJob(index, (100,), BranchConfig(8, threshold, 60, n_roots=8 if threshold > 1 else 1), seed=index)
+        )
     start = time.perf_counter()
     assert sum(len(g.sequences) for _, g in generator.run()) == 1000
     assert time.perf_counter() - start - engine.seconds < engine.seconds

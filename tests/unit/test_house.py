@@ -72,7 +72,9 @@ def test_the_core_needs_numpy_only(path):
         assert root in sys.stdlib_module_names | {"numpy", "eager"}
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if top_level(p) == "branching" or top_level(p) == "budget"], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if top_level(p) == "branching" or top_level(p) == "budget"], ids=lambda p: p.name
+)
 def test_the_algorithm_knows_no_engine(path):
     """A newcomer understands EAGer from these two files: they touch neither engines nor files nor clocks."""
     used = {module.split(".")[0] if not module.startswith("eager") else module for module, _ in imports_of(path)}
@@ -101,6 +103,10 @@ def test_help_imports_no_heavy_library():
     code = (
         "import sys; from click.testing import CliRunner; from eager.cli import main;"
         "assert CliRunner().invoke(main, ['run', '--help']).exit_code == 0;"
-        "print({'numpy', 'torch', 'vllm', 'llama_cpp', 'datasets', 'math_verify', 'matplotlib', 'scipy'} & set(sys.modules))"
+        "heavy = {'numpy', 'torch', 'vllm', 'llama_cpp', 'datasets', 'math_verify', 'matplotlib', 'scipy'};"
+        "print(heavy & set(sys.modules))"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        == "set()"
+    )

@@ -5,7 +5,16 @@ import json
 
 import pytest
 
-from eager.store import BranchRecord, Journal, PromptRecord, SequenceRecord, StoreError, merged, prompt_entry, write_result_file
+from eager.store import (
+    BranchRecord,
+    Journal,
+    PromptRecord,
+    SequenceRecord,
+    StoreError,
+    merged,
+    prompt_entry,
+    write_result_file,
+)
 
 HOSTILE = "</script>\x00\x1b[31m\u202e\ud800 'quoted' \"double\" \\boxed{1}"
 
@@ -14,7 +23,19 @@ def record(index=0, experiment="eager_init_th2", text="hello"):
     first = SequenceRecord((5, 6, 7), (0.12345, 2.5, None), text, "stop", answer="1", correct=True)
     second = SequenceRecord((8,), (2.5,), "world", "length", parent=0, fork=1)
     branch = BranchRecord(0, 1, 2.5, 2.0, " a", " b", " c", 1, "before")
-    return PromptRecord(experiment, index, "the prompt", "<user>the prompt", "1", (first, second), (branch,), 3, 1, 0.5, {"level": "easy"})
+    return PromptRecord(
+        experiment,
+        index,
+        "the prompt",
+        "<user>the prompt",
+        "1",
+        (first, second),
+        (branch,),
+        3,
+        1,
+        0.5,
+        {"level": "easy"},
+    )
 
 
 @pytest.fixture
@@ -78,7 +99,9 @@ def test_a_folder_without_a_journal(tmp_path):
 
 def test_merged_records_number_on(journal):
     """eager_init's sequences come first; costs add up."""
-    extra = PromptRecord("eager_th2", 0, "", "", None, (SequenceRecord((9, 9), (None, None), "x", "stop"),), n_discarded=2, seconds=1.0)
+    extra = PromptRecord(
+        "eager_th2", 0, "", "", None, (SequenceRecord((9, 9), (None, None), "x", "stop"),), n_discarded=2, seconds=1.0
+    )
     both = merged(record(), extra)
     assert [s.text for s in both.sequences] == ["hello", "world", "x"]
     assert (both.experiment, both.n_tokens, both.n_discarded, both.seconds) == ("eager_th2", 6, 3, 1.5)

@@ -35,7 +35,9 @@ class Display:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._live.stop()
 
     def say(self, text: str) -> None:
@@ -79,7 +81,9 @@ class Display:
 
 def result_table(results: list[ExperimentResult]) -> Table:
     """Cost and scores of each experiment; the share saved is of parallel's tokens."""
-    table = Table(caption="95 % bootstrap intervals over prompts; saved: tokens against parallel", caption_justify="left")
+    table = Table(
+        caption="95 % bootstrap intervals over prompts; saved: tokens against parallel", caption_justify="left"
+    )
     table.add_column("experiment", no_wrap=True)
     for name in ("sequences", "tokens", "saved", "Pass@k", "Cons@k", "Pass rate", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -90,17 +94,23 @@ def result_table(results: list[ExperimentResult]) -> Table:
             result.experiment,
             f"{result.n_sequences:,}",
             f"{result.n_tokens:,}",
-            "–" if not baseline or result.experiment == "parallel" else f"{100 * (1 - result.n_tokens / baseline):.1f} %",
+            _share_saved(result, baseline),
             *(_score(score) for score in (scores.pass_at_k, scores.cons_at_k, scores.pass_rate)),
             f"{result.seconds:.1f}",
         )
     return table
 
 
+def _share_saved(result: ExperimentResult, baseline: int | None) -> str:
+    if not baseline or result.experiment == "parallel":
+        return "-"
+    return f"{100 * (1 - result.n_tokens / baseline):.1f} %"
+
+
 def _score(score: Score) -> str:
     if score.value is None or score.low is None or score.high is None:
         return "ungraded"
-    return f"{score.value:.3f} [{score.low:.2f}–{score.high:.2f}]"
+    return f"{score.value:.3f} [{score.low:.2f}, {score.high:.2f}]"
 
 
 def _clock(seconds: float) -> str:

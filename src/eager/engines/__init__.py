@@ -39,8 +39,16 @@ ENGINES: dict[str, EngineInfo] = {
         "any model vLLM serves, in process, on GPU or CPU",
         frozenset(
             {
-                "max_model_len", "device", "dtype", "gpu_memory_utilization", "seed", "quantization", "trust_remote_code",
-                "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size",
+                "max_model_len",
+                "device",
+                "dtype",
+                "gpu_memory_utilization",
+                "seed",
+                "quantization",
+                "trust_remote_code",
+                "tensor_parallel_size",
+                "pipeline_parallel_size",
+                "data_parallel_size",
             }
         ),
     ),

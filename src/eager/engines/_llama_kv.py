@@ -9,6 +9,7 @@ the order of their positions, and its logits do not depend on the rest of the ba
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import llama_cpp
@@ -31,7 +32,7 @@ class _Segment:
 
 
 class KVCache:
-    """The cells of one context. A slot is a llama.cpp sequence id below `n_slots`; it holds positions 0..length(slot)."""
+    """The cells of one context. A slot is a llama.cpp sequence id below `n_slots`; it holds its first positions."""
 
     def __init__(self, context: Any, n_cells: int, n_slots: int) -> None:
         self.n_cells = n_cells
@@ -118,15 +119,17 @@ class KVCache:
         holder = next(iter(segment.holders))
         llama_cpp.llama_memory_seq_cp(self._memory, holder, self._courier, segment.start, segment.end)
         state = np.empty(llama_cpp.llama_state_seq_get_size(self._context, self._courier), dtype=np.uint8)
-        pointer = state.ctypes.data_as(llama_cpp.ctypes.POINTER(llama_cpp.ctypes.c_uint8))
-        n_bytes = llama_cpp.llama_state_seq_get_data(self._context, pointer, state.size, self._courier)
+        n_bytes = llama_cpp.llama_state_seq_get_data(self._context, _pointer(state), state.size, self._courier)
         llama_cpp.llama_memory_seq_rm(self._memory, self._courier, -1, -1)
         return state[:n_bytes]
 
     def _restore(self, segment: _Segment, state: npt.NDArray[np.uint8]) -> None:
-        pointer = state.ctypes.data_as(llama_cpp.ctypes.POINTER(llama_cpp.ctypes.c_uint8))
-        if not llama_cpp.llama_state_seq_set_data(self._context, pointer, state.size, self._courier):
+        if not llama_cpp.llama_state_seq_set_data(self._context, _pointer(state), state.size, self._courier):
             raise RuntimeError(f"llama.cpp refused to restore {len(segment)} cells of its own state")
         for holder in segment.holders:
             llama_cpp.llama_memory_seq_cp(self._memory, self._courier, holder, -1, -1)
         llama_cpp.llama_memory_seq_rm(self._memory, self._courier, -1, -1)
+
+
+def _pointer(buffer: npt.NDArray[np.uint8]) -> Any:
+    return buffer.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))

@@ -33,8 +33,8 @@ def find_gguf(model_name: str) -> Path:
     if model_name.count("/") == 1 and ":" in model_name:
         return _hub_gguf(*model_name.split(":", 1))
     raise EngineError(
-        f"engine llama_cpp does not know model '{model_name}': give 'demo', the path of a .gguf file or 'owner/repo:quant',"
-        " or choose --engine vllm"
+        f"engine llama_cpp does not know model '{model_name}': give 'demo', the path of a .gguf file or"
+        " 'owner/repo:quant', or choose --engine vllm"
     )
 
 
@@ -59,7 +59,9 @@ def _hub_gguf(repo: str, quant: str) -> Path:
         return Path(hf_hub_download(repo, matching[0]))
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise EngineError(f"model '{repo}:{quant}' could not be fetched from the hub ({reason}): give a local .gguf path") from None
+        raise EngineError(
+            f"model '{repo}:{quant}' could not be fetched from the hub ({reason}): give a local .gguf path"
+        ) from None
 
 
 class LlamaModel:
@@ -120,7 +122,10 @@ class LlamaModel:
 
     def _refuse_what_cannot_fork(self, model_name: str) -> None:
         if llama_cpp.llama_model_is_recurrent(self.handle) or llama_cpp.llama_model_is_hybrid(self.handle):
-            raise EngineError(f"model '{model_name}' keeps a recurrent state, which cannot be forked at a token: use a pure transformer")
+            raise EngineError(
+                f"model '{model_name}' keeps a recurrent state, which cannot be forked at a token:"
+                " use a pure transformer"
+            )
         if llama_cpp.llama_model_has_encoder(self.handle):
             raise EngineError(f"model '{model_name}' is an encoder model: EAGer needs one that generates text")
 
@@ -131,4 +136,6 @@ class LlamaModel:
         bos = llama_cpp.llama_vocab_bos(self.vocab)
         eos = llama_cpp.llama_vocab_eos(self.vocab)
         self._bos = self.decode([bos]) if bos >= 0 else ""
-        return Jinja2ChatFormatter(template.decode(), eos_token=self.decode([eos]) if eos >= 0 else "", bos_token=self._bos)
+        return Jinja2ChatFormatter(
+            template.decode(), eos_token=self.decode([eos]) if eos >= 0 else "", bos_token=self._bos
+        )

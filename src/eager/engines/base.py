@@ -56,7 +56,7 @@ class Engine(ABC):
 
     @abstractmethod
     def unmonitor(self, seq_id: int) -> None:
-        """The entropies of `seq_id` are no longer needed: the engine may stop computing them at once, later or never."""
+        """The entropies of `seq_id` are no longer needed: the engine may stop computing them, now, later or never."""
 
     @abstractmethod
     def step(self) -> list[Delta]:
@@ -82,5 +82,5 @@ class Engine(ABC):
         """Versions of what the results depend on, for the record."""
         return {}
 
-    def shutdown(self) -> None:
+    def shutdown(self) -> None:  # noqa: B027 - an engine may have nothing to give back
         """Give back memory and processes; the engine is not used afterwards."""

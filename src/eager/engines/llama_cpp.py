@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence as Seq
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -266,7 +267,8 @@ class LlamaCppEngine(Engine):
     def _preempt(self, sequence: _Sequence) -> None:
         if len(self._active) == 1:
             raise EngineError(
-                f"the KV cache of {self._kv.n_cells} tokens is too small for one sequence: raise it or lower max_model_len"
+                f"the KV cache of {self._kv.n_cells} tokens is too small for one sequence:"
+                " raise it or lower max_model_len"
             )
         del self._active[sequence.seq_id]
         self._free(sequence)
@@ -321,14 +323,20 @@ class LlamaCppEngine(Engine):
         self._batch.n_tokens = row + is_padded
         status = llama_cpp.llama_decode(self._context, self._batch)
         if status != 0:
-            raise EngineError(f"llama.cpp failed to decode a batch of {row} tokens (status {status}): try a smaller capacity")
+            raise EngineError(
+                f"llama.cpp failed to decode a batch of {row} tokens (status {status}): try a smaller capacity"
+            )
         for feed in batch.feeds:
             self._kv.append(feed.sequence.slot or 0, feed.end - feed.start)
         if is_padded:
             self._kv.bury_padding()
         n_wanted = sum(feed.is_last for feed in batch.feeds)
         logits = llama_cpp.llama_get_logits(self._context)
-        return np.ctypeslib.as_array(logits, shape=(n_wanted, self._model.n_vocab)) if n_wanted else np.empty((0, 0), np.float32)
+        return (
+            np.ctypeslib.as_array(logits, shape=(n_wanted, self._model.n_vocab))
+            if n_wanted
+            else np.empty((0, 0), np.float32)
+        )
 
     def _fill(self, row: int, token: int, position: int, slot: int, is_wanted: bool) -> None:
         batch = self._batch
@@ -350,7 +358,8 @@ class LlamaCppEngine(Engine):
             delta = self._advance(sequence, token)
             if sequence.monitor and ids is not None and logprobs is not None:
                 i = monitored.index(row) if len(monitored) < len(sequences) else row
-                delta.entropies, delta.best_ids, delta.best_logprobs = entropies[i : i + 1], ids[i : i + 1], logprobs[i : i + 1]
+                delta.entropies = entropies[i : i + 1]
+                delta.best_ids, delta.best_logprobs = [ids[i]], [logprobs[i]]
             deltas.append(delta)
         return deltas
 
@@ -372,7 +381,7 @@ class LlamaCppEngine(Engine):
         affordable = _KV_BYTES // self._model.kv_bytes_per_token
         return max(self.max_model_len + 1, min(affordable, 32768))
 
-    def _new_context(self, n_cells: int, n_threads: int | None) -> llama_cpp.llama_context_p:
+    def _new_context(self, n_cells: int, n_threads: int | None) -> Any:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = n_cells
         params.n_batch = max(self._batch_size, _LLAMA_MAX_SEQ)  # llama.cpp reserves an output a sequence id
@@ -385,14 +394,18 @@ class LlamaCppEngine(Engine):
         params.offload_kqv = params.op_offload = self._gpu
         context = llama_cpp.llama_init_from_model(self._model.handle, params)
         if not context:
-            raise EngineError(f"llama.cpp cannot make a context of {n_cells} tokens for '{self.model_name}': lower max_model_len")
+            raise EngineError(
+                f"llama.cpp cannot make a context of {n_cells} tokens for '{self.model_name}': lower max_model_len"
+            )
         return context
 
 
 def _use_gpu(device: str) -> bool:
     can_offload = bool(llama_cpp.llama_supports_gpu_offload())
     if device == "cuda" and not can_offload:
-        raise EngineError("this llama-cpp-python was built without GPU support: use --device cpu, or rebuild it for the GPU")
+        raise EngineError(
+            "this llama-cpp-python was built without GPU support: use --device cpu, or rebuild it for the GPU"
+        )
     return can_offload and device != "cpu"
 
 

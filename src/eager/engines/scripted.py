@@ -23,6 +23,9 @@ Script = Callable[[Seq[int]], Mapping[int, float]]
 """Token ids so far -> probabilities of the next token, summing to 1."""
 
 
+_STOPS = Stops(frozenset({0}))
+
+
 @dataclass(slots=True)
 class _Sequence:
     tokens: list[int]
@@ -46,7 +49,7 @@ class ScriptedEngine(Engine):
         model_name: str = "chain",
         *,
         script: Script | None = None,
-        stops: Stops = Stops(frozenset({0})),
+        stops: Stops = _STOPS,
         max_model_len: int = 32768,
         capacity: int = 256,
         tokens_per_step: int = 1,
@@ -141,7 +144,9 @@ class ScriptedEngine(Engine):
 
     def encode_chat(self, messages: Seq[Mapping[str, str]]) -> list[int]:
         # Ids beyond the vocabulary: one a word, so that long prompts are long.
-        return [_FIRST_PROMPT_ID + sum(word.encode()) % 997 for m in messages for word in m["content"].split()] or [_FIRST_PROMPT_ID]
+        return [_FIRST_PROMPT_ID + sum(word.encode()) % 997 for m in messages for word in m["content"].split()] or [
+            _FIRST_PROMPT_ID
+        ]
 
     def decode(self, token_ids: Seq[int]) -> str:
         return "".join(self._vocabulary[i] if i < len(self._vocabulary) else f"<{i}>" for i in token_ids)
@@ -157,14 +162,29 @@ def draw_scripted(probabilities: Mapping[int, float], sampling: SamplingParams, 
 def _report(delta: Delta, probabilities: Mapping[int, float]) -> None:
     best = sorted(probabilities.items(), key=lambda item: (-item[1], item[0]))[:ENTROPY_TOP_K]
     logprobs = [math.log(p) if p > 0 else -math.inf for _, p in best]
-    assert delta.entropies is not None and delta.best_ids is not None and delta.best_logprobs is not None
+    assert delta.entropies is not None
+    assert delta.best_ids is not None
+    assert delta.best_logprobs is not None
     delta.entropies = [*delta.entropies, float(top_k_entropy(logprobs))]
     delta.best_ids = [*delta.best_ids, [token for token, _ in best]]
     delta.best_logprobs = [*delta.best_logprobs, logprobs]
 
 
 _FIRST_PROMPT_ID = 1000
-_VOCABULARY = ("<end>", "so ", "then ", "add ", "carry ", "check ", "the ", "sum ", "is ", "\\boxed{1}", "\\boxed{2}", "\\boxed{3}")
+_VOCABULARY = (
+    "<end>",
+    "so ",
+    "then ",
+    "add ",
+    "carry ",
+    "check ",
+    "the ",
+    "sum ",
+    "is ",
+    "\\boxed{1}",
+    "\\boxed{2}",
+    "\\boxed{3}",
+)
 _ANSWERS = (9, 10, 11)
 
 
@@ -179,7 +199,7 @@ def _chain(token_ids: Seq[int]) -> Mapping[int, float]:
     if len(token_ids) - prompt_length > 10 + 4 * difficulty:
         return {9: 0.6 - 0.1 * difficulty, 10: 0.3 + 0.05 * difficulty, 11: 0.1 + 0.05 * difficulty}
     if place < difficulty:
-        return {token: 1 / 12 for token in range(12)}
+        return dict.fromkeys(range(12), 1 / 12)
     return {1 + place % 8: 0.9, 1 + (place + 3) % 8: 0.1}
 
 

@@ -1,8 +1,8 @@
 """The journal of one output folder: append-only, one writer, safe against a kill at any moment.
 
-The first line holds the format's version and the run's settings, every other line one finished prompt of one
-experiment, grades found for one later, or what is to be known about a run. A line is on disk before it counts; a last line torn by a crash is cut when
-the journal is opened.
+The first line holds the format's version and the run's settings; every other line one finished prompt of one
+experiment, grades found for one later, or what is to be known about a run. A line is on disk before it counts; a last
+line torn by a crash is cut when the journal is opened.
 """
 
 from __future__ import annotations
@@ -93,7 +93,12 @@ class Journal:
         self, experiment: str, prompt_index: int, answers: Seq[str | None], correct: Seq[bool | None]
     ) -> None:
         """Grade the record's own sequences anew; the last grades written count."""
-        grades = {"experiment": experiment, "prompt_index": prompt_index, "answers": list(answers), "correct": list(correct)}
+        grades = {
+            "experiment": experiment,
+            "prompt_index": prompt_index,
+            "answers": list(answers),
+            "correct": list(correct),
+        }
         self._write({"grades": grades})
         self._grades[experiment, prompt_index] = (list(answers), list(correct))
 
@@ -117,7 +122,9 @@ class Journal:
             self._lock.acquire()
             self._file = self.path.open("ab", buffering=0)
         except Timeout:
-            raise StoreError(f"'{self.folder}' is in use by another run: wait for it or give another --output_dir") from None
+            raise StoreError(
+                f"'{self.folder}' is in use by another run: wait for it or give another --output_dir"
+            ) from None
         except OSError as error:
             raise StoreError(f"cannot write to '{self.folder}' ({error.strerror}): give another --output_dir") from None
         try:
@@ -145,7 +152,8 @@ class Journal:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise StoreError(
-                f"cannot write to '{self.path}' ({error.strerror}): make room and run the same command again; what is finished is kept"
+                f"cannot write to '{self.path}' ({error.strerror}): make room and run the same command again;"
+                " what is finished is kept"
             ) from None
         return offset, len(data)
 
@@ -180,12 +188,16 @@ class Journal:
         except ValueError:
             line = None
         if not isinstance(line, dict):
-            raise StoreError(f"'{self.path}', line {number}: not a journal line; restore the file, or start in another folder")
+            raise StoreError(
+                f"'{self.path}', line {number}: not a journal line; restore the file, or start in another folder"
+            )
         return line
 
     def _settings_of(self, line: dict[str, Any]) -> dict[str, Any]:
         if line.get("format") != FORMAT_VERSION or not isinstance(line.get("settings"), dict):
-            raise StoreError(f"'{self.path}' is of another format than {FORMAT_VERSION}: read it with the version that wrote it")
+            raise StoreError(
+                f"'{self.path}' is of another format than {FORMAT_VERSION}: read it with the version that wrote it"
+            )
         settings: dict[str, Any] = line["settings"]
         return settings
 
@@ -200,7 +212,8 @@ class Journal:
                 self._grades[_key(grades)] = (grades["answers"], grades["correct"])
         except (KeyError, TypeError, ValueError):
             raise StoreError(
-                f"'{self.path}', line {number}: neither a prompt's record nor grades; restore the file, or start in another folder"
+                f"'{self.path}', line {number}: neither a prompt's record nor grades;"
+                " restore the file, or start in another folder"
             ) from None
 
     def _place(self, key: _Key, place: tuple[int, int]) -> None:

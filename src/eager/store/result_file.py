@@ -24,9 +24,7 @@ def generations_key(experiment: str) -> str:
     return "default-generations" if experiment == "parallel" else "entropy-aware-generations"
 
 
-def write_result_file(
-    path: Path, head: dict[str, Any], list_key: str, entries: Iterable[dict[str, Any]]
-) -> None:
+def write_result_file(path: Path, head: dict[str, Any], list_key: str, entries: Iterable[dict[str, Any]]) -> None:
     """Write `head` and then the list under `list_key`, atomically: readers see the old file or the new one."""
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -42,7 +40,8 @@ def write_result_file(
             raise
     except OSError as error:
         raise StoreError(
-            f"cannot write '{path}' ({error.strerror}): make room and run the same command again; what is finished is kept"
+            f"cannot write '{path}' ({error.strerror}): make room and run the same command again;"
+            " what is finished is kept"
         ) from None
 
 
