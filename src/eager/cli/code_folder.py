@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence as Seq
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 from eager.code_eval import Checker, CodeEvalError, CodeProblem, Verdict
 from eager.grading import MathGrader
 from eager.metrics import Summary
 from eager.results import EXTRA_KINDS, experiment_name, split_name, write_experiment
-from eager.store import JOURNAL_NAME, Journal, PromptRecord
+from eager.store import JOURNAL_NAME, Journal, PromptRecord, replacing
 
 BACKUP = ".before-eval"
 SIDECAR = ".code.jsonl"
@@ -177,8 +174,9 @@ def keep_original(path: Path) -> None:
     """Keep `path` as it was before its first evaluation."""
     backup = path.with_name(path.name + BACKUP)
     if path.is_file() and not backup.exists():
-        with replacing(backup) as file, path.open(encoding="utf-8", errors="surrogateescape") as original:
-            shutil.copyfileobj(original, file)
+        copy = backup.with_name(f".{backup.name}.part")  # byte for byte, and whole or not at all
+        shutil.copyfile(path, copy)
+        copy.replace(backup)
 
 
 def finish(path: Path, scores: Summary, lines: Seq[tuple[int, str, Verdicts]]) -> Outcome:
@@ -197,22 +195,6 @@ def finish(path: Path, scores: Summary, lines: Seq[tuple[int, str, Verdicts]]) -
         n_plus=sum(verdict.is_correct for verdict in verdicts),
         reasons=Counter(verdict.reason for verdict in verdicts if verdict.reason is not None),
     )
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[TextIO]:
-    """A file that takes the place of `path` at the end, whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _finished(waiting: deque[tuple[Item, list[Future[Verdict] | None]]]) -> tuple[Item, Verdicts]:

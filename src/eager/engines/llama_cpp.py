@@ -10,11 +10,9 @@ llama.cpp changes its attention kernel, a lone token is padded to two, and cells
 
 from __future__ import annotations
 
-import math
 import os
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence as Seq
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence as Seq
 from importlib.metadata import version
 from typing import Any
 
@@ -22,10 +20,12 @@ import llama_cpp
 import numpy as np
 
 from eager.engines._draw import best_k, draw
+from eager.engines._llama_batch import Feed, LlamaSequence, in_batches
 from eager.engines._llama_kv import KVCache
 from eager.engines._llama_model import LlamaModel
 from eager.engines.base import Engine, EngineError
 from eager.entropy import top_k_entropy
+from eager.prefix import common_prefix
 from eager.randomness import uniform
 from eager.types import Delta, FinishReason, SamplingParams
 
@@ -42,40 +42,6 @@ _GPU_CAPACITY = 128
 _PREFILL_PER_STEP = 256  # tokens of prompts a step, so that the others' decoding is not held up
 _KV_BYTES = 2 << 30
 _CELLS_KEPT_FREE = 32  # a sequence, at admission: fewer preemptions soon after
-
-
-@dataclass(slots=True, eq=False)
-class _Sequence:
-    """A sequence in decoding, waiting (`slot` None) or just ended. `tokens` beyond the slot's cells are to be fed."""
-
-    seq_id: int
-    tokens: list[int]
-    sampling: SamplingParams
-    max_length: int
-    seed: int
-    monitor: bool
-    is_continued: bool  # a fork, or back after a preemption: what it feeds again counts as recomputed
-    slot: int | None = None
-    recomputed: int = 0
-
-
-@dataclass(slots=True)
-class _Feed:
-    """What a step feeds for one sequence: `tokens[start:end]`; logits are wanted where that reaches the last token."""
-
-    sequence: _Sequence
-    start: int
-    end: int
-
-    @property
-    def is_last(self) -> bool:
-        return self.end == len(self.sequence.tokens)
-
-
-@dataclass(slots=True)
-class _Batch:
-    feeds: list[_Feed] = field(default_factory=list)
-    n_tokens: int = 0
 
 
 class LlamaCppEngine(Engine):
@@ -103,9 +69,9 @@ class LlamaCppEngine(Engine):
         self._context = self._new_context(n_cells or self._default_cells(), n_threads)
         self._kv = KVCache(self._context, llama_cpp.llama_n_ctx(self._context), _N_SLOTS)
         self._batch = llama_cpp.llama_batch_init(self._batch_size + 1, 0, 1)
-        self._active: dict[int, _Sequence] = {}  # oldest first
-        self._waiting: deque[_Sequence] = deque()
-        self._ended: dict[int, _Sequence] = {}  # since the last step
+        self._active: dict[int, LlamaSequence] = {}  # oldest first
+        self._waiting: deque[LlamaSequence] = deque()
+        self._ended: dict[int, LlamaSequence] = {}  # since the last step
         self._free_slots = list(range(_N_SLOTS))[::-1]
 
     # -- the contract -------------------------------------------------------------------------------------------
@@ -122,7 +88,7 @@ class LlamaCppEngine(Engine):
         monitor: bool = True,
     ) -> None:
         is_continued = parent is not None
-        sequence = _Sequence(seq_id, list(token_ids), sampling, max_length, seed, monitor, is_continued)
+        sequence = LlamaSequence(seq_id, list(token_ids), sampling, max_length, seed, monitor, is_continued)
         old = self._find(seq_id)
         donor = None if parent is None else self._find(parent)
         if old is not None and old.slot is not None:
@@ -163,7 +129,7 @@ class LlamaCppEngine(Engine):
             feeds = self._plan()
         # 3. Decode, draw, report.
         deltas: list[Delta] = []
-        for batch in self._in_batches(feeds):
+        for batch in in_batches(feeds, self._batch_size):
             deltas.extend(self._draw_tokens(batch, self._decode(batch)))
         return deltas
 
@@ -183,39 +149,39 @@ class LlamaCppEngine(Engine):
 
     # -- sequences and slots ------------------------------------------------------------------------------------
 
-    def _find(self, seq_id: int) -> _Sequence | None:
+    def _find(self, seq_id: int) -> LlamaSequence | None:
         found = self._active.get(seq_id) or self._ended.get(seq_id)
         return found or next((s for s in self._waiting if s.seq_id == seq_id), None)
 
-    def _take_over(self, sequence: _Sequence, old: _Sequence) -> None:
+    def _take_over(self, sequence: LlamaSequence, old: LlamaSequence) -> None:
         """Re-opened: go on in the old one's slot, with the cells that still fit."""
         sequence.slot, old.slot = old.slot, None
         assert sequence.slot is not None
         self._ended.pop(sequence.seq_id, None)
         self._active[sequence.seq_id] = sequence
-        common = min(_common_prefix(sequence.tokens, old.tokens), self._kv.length(sequence.slot))
+        common = min(common_prefix(sequence.tokens, old.tokens), self._kv.length(sequence.slot))
         self._kv.truncate(sequence.slot, min(common, len(sequence.tokens) - 1))
         self._count_recomputed(sequence, common)
 
-    def _give_slot(self, sequence: _Sequence, donor: _Sequence | None) -> None:
+    def _give_slot(self, sequence: LlamaSequence, donor: LlamaSequence | None) -> None:
         """Put the sequence into a free slot, sharing the donor's cells as far as the two agree."""
         sequence.slot = self._free_slots.pop()
         common = 0
         if donor is not None and donor.slot is not None:
-            common = min(_common_prefix(sequence.tokens, donor.tokens), self._kv.length(donor.slot))
+            common = min(common_prefix(sequence.tokens, donor.tokens), self._kv.length(donor.slot))
             shared = min(common, len(sequence.tokens) - 1)  # the last token is fed: its logits are wanted
             if shared:
                 self._kv.fork(donor.slot, sequence.slot, shared)
         self._count_recomputed(sequence, common)
 
-    def _count_recomputed(self, sequence: _Sequence, common: int) -> None:
+    def _count_recomputed(self, sequence: LlamaSequence, common: int) -> None:
         """Of a continued sequence only the last token may be new, and only if no cell holds it yet."""
         if sequence.is_continued:
             assert sequence.slot is not None
             n_fed = len(sequence.tokens) - self._kv.length(sequence.slot)
             sequence.recomputed += n_fed - (common < len(sequence.tokens))
 
-    def _free(self, sequence: _Sequence) -> None:
+    def _free(self, sequence: LlamaSequence) -> None:
         if sequence.slot is not None:
             self._kv.truncate(sequence.slot, 0)
             self._free_slots.append(sequence.slot)
@@ -228,7 +194,7 @@ class LlamaCppEngine(Engine):
 
     def _admit(self) -> None:
         """Move waiting sequences to free slots, in their order, while the cache has cells for them."""
-        held_back: list[_Sequence] = []
+        held_back: list[LlamaSequence] = []
         while self._waiting and len(self._active) < self.capacity and self._free_slots:
             sequence = self._waiting.popleft()
             donor, agreed = self._best_donor(sequence)
@@ -245,9 +211,9 @@ class LlamaCppEngine(Engine):
             self._active[sequence.seq_id] = sequence
         self._waiting.extendleft(reversed(held_back))
 
-    def _best_donor(self, sequence: _Sequence) -> tuple[_Sequence | None, int]:
+    def _best_donor(self, sequence: LlamaSequence) -> tuple[LlamaSequence | None, int]:
         """The decoded sequence that agrees longest with this one, and how far."""
-        agreed = {s.seq_id: _common_prefix(sequence.tokens, s.tokens) for s in self._active.values()}
+        agreed = {s.seq_id: common_prefix(sequence.tokens, s.tokens) for s in self._active.values()}
         if not agreed or max(agreed.values()) == 0:
             return None, 0
         # Among equals the one whose cells are furthest.
@@ -264,7 +230,7 @@ class LlamaCppEngine(Engine):
             self._kv.compact()
         return self._kv.has_cells_for(n_tokens)
 
-    def _preempt(self, sequence: _Sequence) -> None:
+    def _preempt(self, sequence: LlamaSequence) -> None:
         if len(self._active) == 1:
             raise EngineError(
                 f"the KV cache of {self._kv.n_cells} tokens is too small for one sequence:"
@@ -277,9 +243,9 @@ class LlamaCppEngine(Engine):
 
     # -- decoding -----------------------------------------------------------------------------------------------
 
-    def _plan(self) -> list[_Feed]:
+    def _plan(self) -> list[Feed]:
         """One token of every decoding sequence, and as much of the prompts as a step may take."""
-        feeds: list[_Feed] = []
+        feeds: list[Feed] = []
         budget = _PREFILL_PER_STEP
         for sequence in self._active.values():
             assert sequence.slot is not None
@@ -288,49 +254,31 @@ class LlamaCppEngine(Engine):
                 end = min(end, start + budget)
                 budget -= end - start
             if end > start:
-                feeds.append(_Feed(sequence, start, end))
+                feeds.append(Feed(sequence, start, end))
         return feeds
 
-    def _in_batches(self, feeds: Iterable[_Feed]) -> Iterable[_Batch]:
-        """Cut the feeds into batches of nearly equal size, so that none is left with a lone token."""
-        feeds = list(feeds)
-        n_tokens = sum(feed.end - feed.start for feed in feeds)
-        n_batches = max(1, math.ceil(n_tokens / self._batch_size))
-        borders = [n_tokens * (i + 1) // n_batches for i in range(n_batches)]
-        batch, done = _Batch(), 0
-        for feed in feeds:
-            while feed.start < feed.end:
-                n_taken = min(feed.end - feed.start, borders[0] - done)
-                batch.feeds.append(_Feed(feed.sequence, feed.start, feed.start + n_taken))
-                batch.n_tokens += n_taken
-                done, feed.start = done + n_taken, feed.start + n_taken
-                if done == borders[0]:
-                    yield batch
-                    batch = _Batch()
-                    borders.pop(0)
-
-    def _decode(self, batch: _Batch) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    def _decode(self, batch: list[Feed]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
         """Run the batch through the model. Logits (n, vocabulary) of its last tokens, valid until the next decode."""
         row = 0
-        for feed in batch.feeds:
+        for feed in batch:
             for position in range(feed.start, feed.end):
                 is_wanted = position == len(feed.sequence.tokens) - 1
                 self._fill(row, feed.sequence.tokens[position], position, feed.sequence.slot or 0, is_wanted)
                 row += 1
         is_padded = not self._gpu and row == 1 and self._kv.n_taken >= _LONE_TOKEN_CELLS
         if is_padded:
-            self._fill(row, batch.feeds[0].sequence.tokens[0], 0, self._kv.padding_slot, False)
+            self._fill(row, batch[0].sequence.tokens[0], 0, self._kv.padding_slot, False)
         self._batch.n_tokens = row + is_padded
         status = llama_cpp.llama_decode(self._context, self._batch)
         if status != 0:
             raise EngineError(
                 f"llama.cpp failed to decode a batch of {row} tokens (status {status}): try a smaller capacity"
             )
-        for feed in batch.feeds:
+        for feed in batch:
             self._kv.append(feed.sequence.slot or 0, feed.end - feed.start)
         if is_padded:
             self._kv.bury_padding()
-        n_wanted = sum(feed.is_last for feed in batch.feeds)
+        n_wanted = sum(feed.is_last for feed in batch)
         logits = llama_cpp.llama_get_logits(self._context)
         return (
             np.ctypeslib.as_array(logits, shape=(n_wanted, self._model.n_vocab))
@@ -346,9 +294,9 @@ class LlamaCppEngine(Engine):
         batch.seq_id[row][0] = slot
         batch.logits[row] = is_wanted
 
-    def _draw_tokens(self, batch: _Batch, logits: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> list[Delta]:
+    def _draw_tokens(self, batch: list[Feed], logits: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> list[Delta]:
         """Draw one token for every sequence whose last token was fed; entropies where monitored."""
-        sequences = [feed.sequence for feed in batch.feeds if feed.is_last]
+        sequences = [feed.sequence for feed in batch if feed.is_last]
         monitored = [row for row, sequence in enumerate(sequences) if sequence.monitor]
         ids, logprobs = best_k(logits[monitored]) if monitored else (None, None)
         entropies = top_k_entropy(logprobs).tolist() if logprobs is not None else []
@@ -363,7 +311,7 @@ class LlamaCppEngine(Engine):
             deltas.append(delta)
         return deltas
 
-    def _advance(self, sequence: _Sequence, token: int) -> Delta:
+    def _advance(self, sequence: LlamaSequence, token: int) -> Delta:
         sequence.tokens.append(token)
         finish: FinishReason | None = None
         if token in self.stops.stop_ids:
@@ -413,15 +361,3 @@ def _n_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _common_prefix(a: list[int], b: list[int]) -> int:
-    """The length of the longest common prefix, found by bisection over slices, which compare in C."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence as Seq
 from pathlib import Path
 from typing import Any, TextIO
 
 from eager.recap.parsing import UnreadableError, parse_answers, parse_branch, parse_entropies
 from eager.recap.reading import Findings, RecapError, open_folder
+from eager.store import replacing
 
 
 def write_large(folders: Seq[Path], findings: Findings) -> list[Path]:
@@ -29,27 +28,20 @@ def write_large(folders: Seq[Path], findings: Findings) -> list[Path]:
 
 
 def _write_one(path: Path, prompts: Any, findings: Findings) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write("[")
-            separator = "\n"
-            for number, prompt in enumerate(prompts):
-                try:
-                    parsed = _entry(prompt)
-                except UnreadableError as error:
-                    source = path.with_suffix(".json")
-                    findings.problem(f"'{source}', prompt {number}: {error}; left out of '{path.name}'")
-                    continue
-                file.write(separator)
-                _write_object(file, parsed)
-                separator = ",\n"
-            file.write("\n]\n")
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with replacing(path) as file:
+        file.write("[")
+        separator = "\n"
+        for number, prompt in enumerate(prompts):
+            try:
+                parsed = _entry(prompt)
+            except UnreadableError as error:
+                source = path.with_suffix(".json")
+                findings.problem(f"'{source}', prompt {number}: {error}; left out of '{path.name}'")
+                continue
+            file.write(separator)
+            _write_object(file, parsed)
+            separator = ",\n"
+        file.write("\n]\n")
 
 
 def _entry(prompt: Any) -> dict[str, str]:

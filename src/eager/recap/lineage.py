@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from eager.prefix import common_prefix
 from eager.recap.prompt import ReadBranch
 
 _INHERITED = -1.0
@@ -42,15 +43,3 @@ def place_branches(
         free.discard(-1 if child is None else child)
         placed.append(replace(branch, seq=None if child is None else parents[child], new_seq=child))
     return tuple(placed)
-
-
-def common_prefix(a: str, b: str) -> int:
-    """How many characters two texts share from their start, by bisection: comparing slices is fast."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

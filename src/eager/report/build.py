@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from eager.recap import Comparison, RecapError, recap
 from eager.report.collected import Collected
 from eager.report.page import write_page
 from eager.report.plots import PLOTS, save_plot
+from eager.store import replacing
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +33,8 @@ def write_report(folders: Seq[Path], page: Path) -> Report:
         for name, draw in PLOTS.items():
             paths, figures[name] = save_plot(draw(comparison, collected.branches), plot_folder / name)
             written += paths
-        _write_atomically(page, comparison, collected, figures)
+        with replacing(page) as file:
+            write_page(file, comparison, collected, figures)
     except OSError as error:
         raise RecapError(f"cannot write '{page}' ({error.strerror}): give another --output") from None
     return Report(page, tuple(written), comparison)
-
-
-def _write_atomically(page: Path, comparison: Comparison, collected: Collected, figures: dict[str, str]) -> None:
-    handle, temporary = tempfile.mkstemp(dir=page.parent, prefix=f".{page.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            write_page(file, comparison, collected, figures)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, page)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -7,7 +7,7 @@ import json
 import zlib
 from typing import Any
 
-from eager.recap.lineage import common_prefix
+from eager.prefix import common_prefix
 from eager.recap.prompt import ReadBranch, ReadPrompt
 from eager.recap.words import visible
 

@@ -6,12 +6,11 @@ The sentinels -1 (taken over from the parent) and -2.0 (not monitored) live in t
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Sequence as Seq
 from pathlib import Path
 from typing import Any, TextIO
 
+from eager.store.atomic import replacing
 from eager.store.journal import StoreError
 from eager.store.records import BranchRecord, PromptRecord, SequenceRecord
 
@@ -27,17 +26,8 @@ def generations_key(experiment: str) -> str:
 def write_result_file(path: Path, head: dict[str, Any], list_key: str, entries: Iterable[dict[str, Any]]) -> None:
     """Write `head` and then the list under `list_key`, atomically: readers see the old file or the new one."""
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                _write_streaming(file, head, list_key, entries)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with replacing(path) as file:
+            _write_streaming(file, head, list_key, entries)
     except OSError as error:
         raise StoreError(
             f"cannot write '{path}' ({error.strerror}): make room and run the same command again;"
