@@ -18,6 +18,7 @@ def test_main_vllm_means_engine_vllm_unless_told_otherwise():
 
 def test_main_vllm_runs_as_a_module_from_the_root():
     """`python -m src.main_vllm --help` shows the options of a run."""
-    shown = subprocess.run([sys.executable, "-m", "src.main_vllm", "--help"], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-m", "src.main_vllm", "--help"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stderr
     assert "--gpu_memory_utilization" in shown.stdout
