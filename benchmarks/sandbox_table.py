@@ -4,7 +4,6 @@
 `python benchmarks/sandbox_table.py [--canonical]`; that also grades canonical and emptied solutions.
 """
 
-import secrets
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 
 from code_checker import make_checker  # noqa: E402
-from hostile_code import HOSTILE, TASK, filled  # noqa: E402
+from hostile_code import HOSTILE, TASK, bait, filled  # noqa: E402
 
 from eager.code_eval import Checker, Limits  # noqa: E402
 
@@ -21,15 +20,16 @@ TIMEOUT = 10.0
 
 
 def hostile_table(checker: Checker) -> None:
-    """A row a program; nothing listens on the port, and the secret is no file: see tests/e2e/test_code_sandbox.py."""
-    token = secrets.token_hex(8)
-    secret = Path.home() / f".eager-bench-{token}"
+    """A row a program."""
     print("| sample | what it tries | verdict | seen as | seconds |\n|---|---|---|---|---|")
-    for hostile in HOSTILE:
-        program = filled(hostile, secret, secret.with_suffix(".out"), 9, token)
-        verdict = checker.check(checker.problems.problems[TASK], program)
-        passed = "PASSED" if verdict.base or verdict.plus else "failed"
-        print(f"| {hostile.name} | {hostile.tries} | {passed} | {verdict.reason} | {verdict.seconds:.2f} |", flush=True)
+    with bait() as places:
+        for hostile in HOSTILE:
+            verdict = checker.check(checker.problems.problems[TASK], filled(hostile, **places))
+            passed = "PASSED" if verdict.base or verdict.plus else "failed"
+            print(
+                f"| {hostile.name} | {hostile.tries} | {passed} | {verdict.reason} | {verdict.seconds:.2f} |",
+                flush=True,
+            )
 
 
 def canonical_table(checker: Checker) -> None:

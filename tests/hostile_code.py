@@ -3,9 +3,15 @@
 Each would pass HumanEval/0 if what it tries worked: then, and only then, it defines or forges the right answer.
 """
 
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import indent
+from typing import Any
 
 TASK = "HumanEval/0"
 RIGHT = """
@@ -269,6 +275,23 @@ HOSTILE = (
         ("MemoryError", "memory", "RecursionError", "SyntaxError", "ended early", "no code", "timeout"),
     ),
 )
+
+
+@contextmanager
+def bait() -> Iterator[dict[str, Any]]:
+    """What the programs are after: a secret at home, a token in the environment, a server on this machine."""
+    token = secrets.token_hex(8)
+    secret = Path.home() / f".eager-test-{token}"
+    outside = secret.with_suffix(".out")
+    secret.write_text("secret", encoding="utf-8")
+    os.environ["EAGER_TEST_TOKEN"] = token
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            yield {"secret": secret, "outside": outside, "port": server.getsockname()[1], "token": token}
+    finally:
+        del os.environ["EAGER_TEST_TOKEN"]
+        secret.unlink()
+        outside.unlink(missing_ok=True)
 
 
 def filled(hostile: Hostile, secret: Path, outside: Path, port: int, token: str) -> str:

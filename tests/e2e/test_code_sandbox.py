@@ -1,7 +1,6 @@
 """Hostile programs are graded as failed, nothing leaks, and the evaluation goes on."""
 
 import os
-import secrets
 import socket
 import sys
 import time
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from code_checker import make_checker
-from hostile_code import HOSTILE, RIGHT, TASK, Hostile, filled
+from hostile_code import HOSTILE, RIGHT, TASK, Hostile, bait, filled
 
 from eager.code_eval import CodeEvalError, Limits, Sandbox, guest
 from eager.code_eval.sandbox import Interpreter
@@ -24,17 +23,10 @@ def checker():
         yield checker
 
 
-@pytest.fixture(scope="module")
-def bait():
-    """What the programs are after: a secret at home, a token in the environment, a server on this machine."""
-    token = secrets.token_hex(8)
-    secret = Path.home() / f".eager-test-{token}"
-    secret.write_text("secret")
-    os.environ["EAGER_TEST_TOKEN"] = token
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield {"secret": secret, "outside": secret.with_suffix(".out"), "port": server.getsockname()[1], "token": token}
-    del os.environ["EAGER_TEST_TOKEN"]
-    secret.unlink()
+@pytest.fixture(scope="module", name="bait")
+def laid_bait():
+    with bait() as places:
+        yield places
 
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=lambda hostile: hostile.name)
@@ -113,6 +105,16 @@ def test_unsafe_still_limits_and_is_not_talked_into_a_pass():
             verdict = checker.check(problem, by_name[name].program.replace("{{", "{").replace("}}", "}"))
             assert (verdict.base, verdict.plus) == (False, False)
             assert verdict.reason in by_name[name].reasons
+
+
+@pytest.mark.parametrize("name", ["secret file", "write outside", "socket"])
+def test_it_is_the_sandbox_that_stops_them(bait, name):
+    """The same programs reach what they are after where there is none, and only there."""
+    hostile = next(hostile for hostile in HOSTILE if hostile.name == name)
+    with make_checker(Limits(seconds=SECONDS, memory_mb=1024), is_safe=False) as checker:
+        # The base tests: for all of plus the server, which answers nobody, has no room.
+        assert checker.check(checker.problems.problems[TASK], filled(hostile, **bait)).base
+    bait["outside"].unlink(missing_ok=True)
 
 
 @pytest.mark.slow
