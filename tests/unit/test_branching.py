@@ -253,6 +253,35 @@ def test_no_branch_after_thinking():
         assert all(e is None for e in sequence.entropies[4:])
 
 
+def test_half_an_end_marker_does_not_end_thinking():
+    """Only the whole run of ids counts; its last id after another token is an ordinary token."""
+
+    def script(token_ids):
+        at = len(token_ids) - 2
+        return {THINK_END: 1.0} if at == 2 else {i: 1 / 20 for i in range(10, 30)}
+
+    tree = grow(script, max_sequences=50, entropy_threshold=1.0, max_length=8)
+    assert {branch.position for branch in tree.branches} == {0, 1, 3, 4}
+
+
+def test_what_ran_ahead_of_a_replaced_token_is_counted_as_discarded():
+    """A sequence decoded three tokens beyond a branch that replaces its token threw four away."""
+    brancher = Brancher(TreeJob(0, PROMPT, BranchConfig(3, 1.0, 20), 1), STOPS)
+    brancher.start()
+
+    def delta(tokens, entropies):
+        n = len(tokens)
+        return Delta(0, tokens, entropies, [[1, 2, 3]] * n, [[-1.0, -1.1, -1.2]] * n)
+
+    brancher.observe([(0, delta([3], [2.0]))])  # branches at position 0: the sampled 3 is thrown away
+    assert not brancher.observe([(0, delta([5, 3, 9, 9, 9], [0.1, 2.0, 0.1, 0.1, 0.1]))])  # waits for sequence 1
+    actions = brancher.observe([(1, delta([5], [0.1]))])  # now position 2 of sequence 0 branches: 3 9 9 9 are gone
+    assert actions[1] == Open(0, (*PROMPT, 1, 5, 1), parent=0, monitor=False)
+    brancher.observe([(index, Delta(index, [END], finish_reason="stop")) for index in range(3)])
+    assert brancher.result().discarded == 1 + 4
+    assert [s.token_ids for s in brancher.result().sequences] == [(1, 5, 1, END), (2, 5, END), (1, 5, 2, END)]
+
+
 def test_branching_ends_after_max_tokens_without_branch():
     """The phase ends when so many positions have passed since the last branch, or the start."""
 
