@@ -61,8 +61,8 @@ def start(model_name: str, options: VLLMOptions) -> Started:
     _check_device(options.device)
     if options.data_parallel_size > 1:
         raise EngineError(
-            f"vLLM in one process cannot hold {options.data_parallel_size} data-parallel replicas: start "
-            f"'vllm serve --data-parallel-size {options.data_parallel_size}' and use --engine openai"
+            f"vLLM in one process cannot hold {options.data_parallel_size} data-parallel replicas: leave "
+            "--data_parallel_size at 1, or give each replica its own run over a part of the data"
         )
     path = _find_model(model_name)
     with _as_engine_error(model_name):
