@@ -15,12 +15,12 @@ _WIDTH = 100
 def page() -> str:
     """The whole page."""
     parts = ["# The command line\n\nMade by `make docs` from the program's own help; do not edit.\n"]
-    root = click.Context(main, info_name="eager", terminal_width=_WIDTH)
+    root = click.Context(main, info_name="eager", terminal_width=_WIDTH, **main.context_settings)
     parts.append(_section("eager", main, root))
     for name in main.list_commands(root):
         command = main.get_command(root, name)
         assert command is not None
-        context = click.Context(command, info_name=name, parent=root, terminal_width=_WIDTH)
+        context = click.Context(command, info_name=name, parent=root, terminal_width=_WIDTH, **command.context_settings)
         parts.append(_section(f"eager {name}", command, context))
     return "\n".join(parts)
 

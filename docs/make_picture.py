@@ -1,6 +1,6 @@
 """Draws docs/demo.svg, the README's picture, from the folder that `make demo` wrote.
 
-    python docs/make_picture.py outputs/demo/demo/TIMESTAMP
+python docs/make_picture.py outputs/demo/demo/TIMESTAMP
 """
 
 from __future__ import annotations
