@@ -137,9 +137,11 @@ HOSTILE = (
         ("ConnectionRefusedError", "OSError"),
     ),
     Hostile(
-        "internet",
-        "connect to 1.1.1.1",
-        _on_success("import socket\nsocket.create_connection(('1.1.1.1', 53), 2)"),
+        "network card",
+        "find an interface that leads out",
+        _on_success(
+            "import socket\nif all(name == 'lo' for _, name in socket.if_nameindex()):\n    raise OSError('none')"
+        ),
         ("OSError",),
     ),
     Hostile(
