@@ -26,7 +26,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, process_dict_updates
 
 if current_platform.is_cpu():
-    # In one process: measured 3 to 8 % faster on 2 cores, and it starts in half the time.
+    # In one process: the core's process would keep a whole CPU busy with polling (docs/engines.md).
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
 SUPPORTED = (0, 32)
