@@ -279,7 +279,7 @@ def test_another_vllm_is_refused(version):
         ("no-owner", {}, "model 'no-owner' does not exist"),
         ("model.gguf", {}, "use --engine llama_cpp"),
         ("demo", {"device": "cuda"}, "sees no CUDA device: use --device cpu"),
-        ("demo", {"data_parallel_size": 2}, "vllm serve --data-parallel-size 2"),
+        ("demo", {"data_parallel_size": 2}, "cannot hold 2 data-parallel replicas: leave"),
     ],
 )
 def test_what_cannot_start_is_refused_in_one_sentence(model_name, options, sentence):
