@@ -168,7 +168,7 @@ def test_a_fork_goes_on_as_a_fresh_sequence_would(engine):
     engine.open(2, prefix, SAMPLING, max_length=len(prefix) + 10, seed=42)
     fresh = run(engine, {2: Stream()})[2]
     assert streams[1].token_ids == fresh.token_ids
-    assert streams[1].recomputed <= 16  # a KV block
+    assert streams[1].recomputed <= 32  # a KV block
 
 
 def test_an_ended_sequence_may_be_a_parent_until_the_next_step(engine):

@@ -258,7 +258,7 @@ def test_half_an_end_marker_does_not_end_thinking():
 
     def script(token_ids):
         at = len(token_ids) - 2
-        return {THINK_END: 1.0} if at == 2 else {i: 1 / 20 for i in range(10, 30)}
+        return {THINK_END: 1.0} if at == 2 else dict.fromkeys(range(10, 30), 1 / 20)
 
     tree = grow(script, max_sequences=50, entropy_threshold=1.0, max_length=8)
     assert {branch.position for branch in tree.branches} == {0, 1, 3, 4}

