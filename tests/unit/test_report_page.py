@@ -183,3 +183,12 @@ def test_a_branch_whose_sequences_are_unknown_still_counts_in_the_plots(tmp_path
     recap([tmp_path / "t"], collected.see)
     assert collected.branches["eager_init_th2.5"].pairs == {(" x", " y"): 1}
     assert Page(write(tmp_path / "t", tmp_path / "report.html")).detail(0, 0)["forks"] == []
+
+
+def test_the_page_lies_in_the_folder_it_is_about(tmp_path: Path) -> None:
+    """Without --output the page of one folder is written into it, where it is found again."""
+    demo_folder(tmp_path / "run", n_prompts=2)
+    result = CliRunner().invoke(command, [str(tmp_path / "run")], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert (tmp_path / "run" / "report_plots").is_dir()

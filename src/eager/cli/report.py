@@ -15,10 +15,10 @@ from eager.cli.recap import FOLDER, finish, require
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    default="report.html",
+    show_default="report.html in the folder; here, if there are several",
     help="The page to write; the plots go into a folder beside it, named like it.",
 )
-def command(folders: tuple[Path, ...], output: Path) -> None:
+def command(folders: tuple[Path, ...], output: Path | None) -> None:
     """One HTML page that opens offline, and its plots as PNG and SVG, over the experiments in the FOLDERs.
 
     Exits with 1 where something could not be read; the rest is reported all the same, and the page says so.
@@ -27,8 +27,9 @@ def command(folders: tuple[Path, ...], output: Path) -> None:
     from eager.recap import RecapError
     from eager.report import write_report
 
+    home = folders[0] if len(folders) == 1 else Path()
     try:
-        report = write_report(folders, output)
+        report = write_report(folders, output or home / "report.html")
     except RecapError as error:
         raise click.ClickException(str(error)) from None
     size = report.page.stat().st_size
