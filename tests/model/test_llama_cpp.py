@@ -1,5 +1,6 @@
 """The embedded model through llama.cpp: the same to the last bit in any batch, nothing lost, nothing recomputed."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -139,6 +140,22 @@ def test_bad_models_end_in_a_sentence(tmp_path: Path):
         LlamaCppEngine("Qwen/Qwen3-4B")
     with pytest.raises(EngineError, match="has no chat template"):
         LlamaCppEngine(str(without_template(tmp_path)))
+
+
+def test_a_hub_that_does_not_answer_ends_in_a_sentence(monkeypatch):
+    """Whatever HTTP library the hub's client uses, its errors end in one sentence; so does a quant that is not there."""
+    hub = pytest.importorskip("huggingface_hub")
+    http = importlib.import_module(type(hub.get_session()).__module__.split(".")[0])
+
+    def unreachable(self, repo):
+        raise http.HTTPError("nobody answers\nat all")
+
+    monkeypatch.setattr(hub.HfApi, "list_repo_files", unreachable)
+    with pytest.raises(EngineError, match=r"could not be fetched from the hub \(nobody answers\): give a local"):
+        LlamaCppEngine("owner/repo:Q4")
+    monkeypatch.setattr(hub.HfApi, "list_repo_files", lambda self, repo: ["a-Q8_0.gguf"])
+    with pytest.raises(EngineError, match=r"no \.gguf file for 'Q4': it has a-Q8_0\.gguf"):
+        LlamaCppEngine("owner/repo:Q4")
 
 
 def without_template(folder: Path) -> Path:

@@ -75,6 +75,16 @@ def test_about_is_not_a_setting(journal):
     again.close()
 
 
+def test_a_run_that_finished_nothing_may_be_begun_anew(journal):
+    """A typing error in the first command does not lock the folder; the first record does."""
+    journal.close()
+    again = Journal(journal.folder, {"seed": 2})
+    again.append(record())
+    again.close()
+    with pytest.raises(StoreError, match="begun with seed=2, now it is 3"):
+        Journal(journal.folder, {"seed": 3})
+
+
 def test_a_journal_of_another_format_is_refused(tmp_path):
     """It is neither read nor overwritten."""
     (tmp_path / "journal.jsonl").write_text('{"format": 99, "settings": {}}\n')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence as Seq
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -40,21 +41,24 @@ def find_gguf(model_name: str) -> Path:
 
 def _hub_gguf(repo: str, quant: str) -> Path:
     try:
-        from huggingface_hub import HfApi, hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub import HfApi, get_session, hf_hub_download
+        from huggingface_hub.utils import logging
     except ImportError:
         raise EngineError(f"model '{repo}:{quant}' is on the hub: pip install huggingface_hub") from None
+    logging.set_verbosity_error()  # its retries are no news; their end is
+    # The hub's client changed its HTTP library more than once: ask it which one it uses.
+    http: Any = import_module(type(get_session()).__module__.split(".")[0])
     try:
-        files = [f for f in HfApi().list_repo_files(repo) if f.endswith(".gguf")]
-        matching = sorted(f for f in files if quant.lower() in f.lower())
-        if not matching:
-            raise EngineError(f"model '{repo}' has no .gguf file for '{quant}': it has {', '.join(files) or 'none'}")
-        return Path(hf_hub_download(repo, matching[0]))
-    except (HfHubHTTPError, OSError, ValueError) as error:
+        files = [name for name in HfApi().list_repo_files(repo) if name.endswith(".gguf")]
+        matching = sorted(name for name in files if quant.lower() in name.lower())
+        if matching:
+            return Path(hf_hub_download(repo, matching[0]))
+    except (http.HTTPError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise EngineError(
             f"model '{repo}:{quant}' could not be fetched from the hub ({reason}): give a local .gguf path"
         ) from None
+    raise EngineError(f"model '{repo}' has no .gguf file for '{quant}': it has {', '.join(files) or 'none'}")
 
 
 class LlamaModel:

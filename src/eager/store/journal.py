@@ -130,7 +130,8 @@ class Journal:
         try:
             self._cut_torn_line()
             self._scan()
-            if self.path.stat().st_size == 0:
+            if not self._places:  # nothing is lost when a run that finished nothing is begun anew
+                self._file.truncate(0)
                 self._write({"format": FORMAT_VERSION, "settings": dict(settings)})
                 self.settings = dict(settings)
             else:
