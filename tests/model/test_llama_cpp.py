@@ -143,7 +143,7 @@ def test_bad_models_end_in_a_sentence(tmp_path: Path):
 
 
 def test_a_hub_that_does_not_answer_ends_in_a_sentence(monkeypatch):
-    """Whatever HTTP library the hub's client uses, its errors end in one sentence; so does a quant that is not there."""
+    """Whatever HTTP library the hub's client uses, its errors end in a sentence; so does an unknown quant."""
     hub = pytest.importorskip("huggingface_hub")
     http = importlib.import_module(type(hub.get_session()).__module__.split(".")[0])
 
