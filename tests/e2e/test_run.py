@@ -202,6 +202,8 @@ def test_eager_needs_grades(tmp_path, data):
     done = run(*BASE, *data[:-2], "--output_dir", tmp_path / "out")
     assert_sentence(done, 1, "nothing in eager_init_th1.5 is graded", "eager_adapt")
     assert (tmp_path / "out" / "eager_adapt_th1.5.json").exists()
+    assert "eager_adapt_th1.5" in done.stdout
+    assert "ungraded" in done.stdout
 
 
 def test_other_settings_are_refused(tmp_path, data):

@@ -68,7 +68,9 @@ class Display:
         )
 
     def table(self, results: list[ExperimentResult], folder: Path) -> None:
-        """The experiments side by side, on standard output."""
+        """The experiments side by side, on standard output; nothing where there is none."""
+        if not results:
+            return
         console = Console(highlight=False)
         if not console.is_terminal or console.width < _NARROWEST:
             console.width = _NARROWEST

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from eager.cli.options import ENGINE_ONLY, run_options
 
 if TYPE_CHECKING:
     from eager.experiments import RunPlan
+    from eager.results import ExperimentResult
     from eager.tasks import LoadedTask
 
 _INTERRUPTED = 130
@@ -104,22 +106,21 @@ def _run(plan: RunPlan, task: LoadedTask, options: dict[str, Any]) -> None:
     from eager.store import Journal
 
     kept = {name: options[name] for name in ("model_name", "engine", "dtype", "max_model_len")}
-    journal = Journal(options["output_dir"], settings_of(plan, task, kept))
     display = Display()
-    try:
+    with closing(Journal(options["output_dir"], settings_of(plan, task, kept))) as journal:
         display.say(f"loading {options['model_name']} with {options['engine']}")
         engine = load_engine(options["engine"], **_engine_options(options))
-        try:
-            journal.append_about(
-                {"notes": options["notes"], "versions": {"eager-gen": __version__, **engine.versions()}}
-            )
-            with MathGrader() as grader, display:
-                results = list(Run(plan, engine, task, journal, grader, display.show).run())
-            display.table(results, options["output_dir"])
-        finally:
-            engine.shutdown()
-    finally:
-        journal.close()
+        with ExitStack() as stack:
+            stack.callback(engine.shutdown)
+            versions = {"eager-gen": __version__, **engine.versions()}
+            journal.append_about({"notes": options["notes"], "versions": versions})
+            grader = stack.enter_context(MathGrader())
+            results: list[ExperimentResult] = []
+            # However the run ends, what was finished is shown; the display has gone by then.
+            stack.callback(display.table, results, options["output_dir"])
+            stack.enter_context(display)
+            for result in Run(plan, engine, task, journal, grader, display.show).run():
+                results.append(result)  # noqa: PERF402 - each counts as soon as it is there
 
 
 def _engine_options(options: dict[str, Any]) -> dict[str, Any]:
