@@ -24,23 +24,29 @@ _GIB = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class VLLMOptions:
-    """The options of `VLLMEngine` that become vLLM's own."""
+    """The options of `VLLMEngine`, most of them vLLM's own; an unknown one is a TypeError.
 
-    max_model_len: int
-    device: str
-    dtype: str
-    gpu_memory_utilization: float
-    seed: int
-    tensor_parallel_size: int
-    pipeline_parallel_size: int
-    data_parallel_size: int
-    quantization: str | None
-    trust_remote_code: bool
-    capacity: int | None
-    block_size: int | None
-    enforce_eager: bool | None
-    max_num_batched_tokens: int | None
-    kv_cache_gib: float | None
+    `capacity` is vLLM's max_num_seqs, by default what vLLM takes for the device. `block_size` is that of the KV cache,
+    `kv_cache_gib` its size (on a CPU 4 by default; on a GPU what `gpu_memory_utilization` leaves). `enforce_eager`
+    leaves the model uncompiled (by default on a CPU only); `max_num_batched_tokens` bounds the tokens of one step,
+    prompts included.
+    """
+
+    max_model_len: int = 32768
+    device: str = "auto"
+    dtype: str = "bfloat16"
+    gpu_memory_utilization: float = 0.8
+    seed: int = 55
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    data_parallel_size: int = 1
+    quantization: str | None = None
+    trust_remote_code: bool = False
+    capacity: int | None = None
+    block_size: int | None = None
+    enforce_eager: bool | None = None
+    max_num_batched_tokens: int | None = None
+    kv_cache_gib: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,54 +26,12 @@ _SEED_MASK = (1 << 63) - 1  # vLLM keeps seeds in signed 64 bits
 
 
 class VLLMEngine(Engine):
-    """See `Engine`.
-
-    `capacity` is vLLM's max_num_seqs, by default what vLLM takes for the device. `block_size` is that of the KV cache,
-    `kv_cache_gib` its size (on a CPU 4 by default; on a GPU what `gpu_memory_utilization` leaves). `enforce_eager`
-    leaves the model uncompiled (by default on a CPU only); `max_num_batched_tokens` bounds the tokens of one step,
-    prompts included.
-    """
+    """See `Engine`; the options are those of `VLLMOptions`."""
 
     name = "vllm"
 
-    def __init__(
-        self,
-        model_name: str,
-        *,
-        max_model_len: int = 32768,
-        device: str = "auto",
-        dtype: str = "bfloat16",
-        gpu_memory_utilization: float = 0.8,
-        seed: int = 55,
-        tensor_parallel_size: int = 1,
-        pipeline_parallel_size: int = 1,
-        data_parallel_size: int = 1,
-        quantization: str | None = None,
-        trust_remote_code: bool = False,
-        capacity: int | None = None,
-        block_size: int | None = None,
-        enforce_eager: bool | None = None,
-        max_num_batched_tokens: int | None = None,
-        kv_cache_gib: float | None = None,
-    ) -> None:
-        options = VLLMOptions(
-            max_model_len=max_model_len,
-            device=device,
-            dtype=dtype,
-            gpu_memory_utilization=gpu_memory_utilization,
-            seed=seed,
-            tensor_parallel_size=tensor_parallel_size,
-            pipeline_parallel_size=pipeline_parallel_size,
-            data_parallel_size=data_parallel_size,
-            quantization=quantization,
-            trust_remote_code=trust_remote_code,
-            capacity=capacity,
-            block_size=block_size,
-            enforce_eager=enforce_eager,
-            max_num_batched_tokens=max_num_batched_tokens,
-            kv_cache_gib=kv_cache_gib,
-        )
-        started = start(model_name, options)
+    def __init__(self, model_name: str, **options: Any) -> None:
+        started = start(model_name, VLLMOptions(**options))
         self.model_name = model_name
         self.capacity = started.capacity
         self.max_model_len = started.max_model_len
