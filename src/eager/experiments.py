@@ -88,16 +88,17 @@ class Run:
                 yield self._run_one(kind, threshold)
 
     def _run_one(self, kind: str, threshold: float | None) -> ExperimentResult:
-        name = experiment_name(kind, threshold or 0.0)
+        name = experiment_name(kind, threshold)
         left = sorted(set(range(len(self._prompts))) - set(self._journal.prompts(name)))
-        if kind == "parallel":
+        if threshold is None:
             finished = self._one_tree_each(name, left, replace(self._plan.branching, n_roots=self._max_sequences))
         elif kind == "eager_init":
-            finished = self._one_tree_each(
-                name, left, replace(self._plan.branching, entropy_threshold=threshold or 0.0)
-            )
+            finished = self._one_tree_each(name, left, replace(self._plan.branching, entropy_threshold=threshold))
         else:
-            finished = self._extra_trees(name, left, self._shares(kind, threshold or 0.0), threshold or 0.0)
+            grades = self._init_grades(kind, threshold)
+            finished = self._extra_trees(
+                name, left, [len(prompt) for prompt in grades], self._shares(kind, grades), threshold
+            )
         return self._record(name, finished)
 
     @property
@@ -115,40 +116,41 @@ class Run:
 
     # -- rounds of extra trees: eager_adapt and eager -----------------------------------------------------------
 
-    def _shares(self, kind: str, threshold: float) -> dict[int, int]:
-        """Extra sequences by prompt, from what eager_init at this threshold left over."""
+    def _init_grades(self, kind: str, threshold: float) -> list[list[bool | None]]:
+        """The grades of eager_init's sequences at this threshold, a list a prompt."""
         init = experiment_name("eager_init", threshold)
-        if len(self._journal.prompts(init)) < len(self._prompts):
+        if self._journal.count(init) < len(self._prompts):
             raise RunError(
                 f"{kind} shares out what {init} saved, and '{self._journal.folder}' has no finished {init}:"
                 " run --experiments eager_init into the same folder first"
             )
-        records = list(_without_tokens(self._journal.records(init)))
-        used = [len(record.sequences) for record in records]
-        if kind == "eager_adapt":
-            return adapt_shares(used, self._max_sequences)
-        grades = [[sequence.correct for sequence in record.sequences] for record in records]
-        if all(grade is None for prompt in grades for grade in prompt):
+        grades = [[sequence.correct for sequence in record.sequences] for record in self._journal.records(init)]
+        if kind == "eager" and all(grade is None for prompt in grades for grade in prompt):
             raise RunError(
                 f"eager gives the saved budget to unsolved prompts, but nothing in {init} is graded:"
                 " give targets, grade code with eager eval-code first, or run eager_adapt, which needs none"
             )
+        return grades
+
+    def _shares(self, kind: str, grades: list[list[bool | None]]) -> dict[int, int]:
+        """Extra sequences by prompt, from what eager_init left over."""
+        used = [len(prompt) for prompt in grades]
+        if kind == "eager_adapt":
+            return adapt_shares(used, self._max_sequences)
         return label_shares(used, [True in prompt for prompt in grades], self._max_sequences)
 
     def _extra_trees(
-        self, name: str, left: Iterable[int], shares: Mapping[int, int], threshold: float
+        self, name: str, left: Iterable[int], first: list[int], shares: Mapping[int, int], threshold: float
     ) -> Iterator[PromptRecord]:
-        init = experiment_name("eager_init", threshold)
+        """Grow each prompt's share; `first` numbers its first extra sequence: as many as eager_init used."""
         generator = self._generator(name)
         rounds: dict[int, ExtraRounds] = {}
         trees: dict[int, list[Generation]] = {}
-        first: dict[int, int] = {}
         for index in left:
-            first[index] = len(self._journal.read(init, index).sequences)
-            trees[index] = []
             if index not in shares:
                 yield self._to_record(name, index, [], first[index])
                 continue
+            trees[index] = []
             rounds[index] = ExtraRounds(shares[index], threshold, lower_every_round=first[index] < self._max_sequences)
             generator.add(self._extra_job(index, rounds[index], first[index]))
         for job, generation in generator.run():
@@ -251,13 +253,6 @@ class Run:
             new_seq=branch.new_seq + offset,
             text_before=self._engine.decode(before[-_SHOWN_BEFORE_BRANCH:]),
         )
-
-
-def _without_tokens(records: Iterable[PromptRecord]) -> Iterator[PromptRecord]:
-    """Records light enough to hold all at once."""
-    for record in records:
-        light = tuple(replace(s, token_ids=(), entropies=(), text="") for s in record.sequences)
-        yield replace(record, sequences=light, branches=(), prompt_text="")
 
 
 def _encode(engine: Engine, task: LoadedTask, problem: Problem) -> tuple[int, ...]:

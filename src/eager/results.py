@@ -13,9 +13,9 @@ from eager.store import Journal, PromptRecord, generations_key, merged, prompt_e
 EXTRA_KINDS = ("eager_adapt", "eager")
 
 
-def experiment_name(kind: str, threshold: float) -> str:
+def experiment_name(kind: str, threshold: float | None) -> str:
     """`parallel`, or the kind with its threshold: `eager_init_th2.2`."""
-    return kind if kind == "parallel" else f"{kind}_th{threshold:g}"
+    return kind if kind == "parallel" or threshold is None else f"{kind}_th{threshold:g}"
 
 
 def split_name(experiment: str) -> tuple[str, float | None]:

@@ -7,7 +7,7 @@ A *position* counts generated tokens of a sequence from 0, the prompt not includ
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 ENTROPY_TOP_K = 20
@@ -183,7 +183,7 @@ class Generation:
     """A finished tree. `recomputed` and `discarded` count tokens the engine spent on forking beyond the kept ones."""
 
     sequences: tuple[SequenceResult, ...]
-    branches: tuple[Branch, ...] = field(default=())
+    branches: tuple[Branch, ...] = ()
     recomputed: int = 0
     discarded: int = 0
 

@@ -7,6 +7,8 @@ draw needs cumulative sums of blocks and then of one block only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,17 +18,17 @@ Floats = npt.NDArray[np.float32]
 _BLOCK = 64
 
 
-def best_k(logits: Floats, k: int = ENTROPY_TOP_K) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+def best_k(rows: Seq[Floats], k: int = ENTROPY_TOP_K) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Ids and log-probabilities (temperature 1) of the k most likely tokens of each row, most likely first.
 
-    `logits`: (n, vocabulary). Returns two arrays (n, min(k, vocabulary)); equal logits are ordered by id.
+    `rows`: at least one row of logits, (vocabulary,) each. Returns two arrays (n, min(k, vocabulary)); equal logits are
+    ordered by id.
     """
-    n_rows, n_vocabulary = logits.shape
-    k = min(k, n_vocabulary)
-    ids = np.empty((n_rows, k), dtype=np.int64)
-    values = np.empty((n_rows, k), dtype=np.float64)
-    for row in range(n_rows):
-        ids[row], values[row] = _best_k_of_row(logits[row], k)
+    k = min(k, len(rows[0]))
+    ids = np.empty((len(rows), k), dtype=np.int64)
+    values = np.empty((len(rows), k), dtype=np.float64)
+    for i, row in enumerate(rows):
+        ids[i], values[i] = _best_k_of_row(row, k)
     return ids, values
 
 

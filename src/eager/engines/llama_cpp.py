@@ -297,18 +297,19 @@ class LlamaCppEngine(Engine):
     def _draw_tokens(self, batch: list[Feed], logits: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> list[Delta]:
         """Draw one token for every sequence whose last token was fed; entropies where monitored."""
         sequences = [feed.sequence for feed in batch if feed.is_last]
-        monitored = [row for row, sequence in enumerate(sequences) if sequence.monitor]
-        ids, logprobs = best_k(logits[monitored]) if monitored else (None, None)
-        entropies = top_k_entropy(logprobs).tolist() if logprobs is not None else []
-        deltas: list[Delta] = []
-        for row, sequence in enumerate(sequences):
-            token = draw(logits[row], sequence.sampling, uniform(sequence.seed, len(sequence.tokens)))
-            delta = self._advance(sequence, token)
-            if sequence.monitor and ids is not None and logprobs is not None:
-                i = monitored.index(row) if len(monitored) < len(sequences) else row
-                delta.entropies = entropies[i : i + 1]
-                delta.best_ids, delta.best_logprobs = [ids[i]], [logprobs[i]]
-            deltas.append(delta)
+        deltas = [
+            self._advance(sequence, draw(row, sequence.sampling, uniform(sequence.seed, len(sequence.tokens))))
+            for sequence, row in zip(sequences, logits, strict=True)
+        ]
+        monitored = [i for i, sequence in enumerate(sequences) if sequence.monitor]
+        if monitored:
+            ids, logprobs = best_k([logits[i] for i in monitored])
+            for rank, (i, entropy) in enumerate(zip(monitored, top_k_entropy(logprobs).tolist(), strict=True)):
+                deltas[i].entropies, deltas[i].best_ids, deltas[i].best_logprobs = (
+                    [entropy],
+                    [ids[rank]],
+                    [logprobs[rank]],
+                )
         return deltas
 
     def _advance(self, sequence: LlamaSequence, token: int) -> Delta:

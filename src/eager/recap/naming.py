@@ -45,11 +45,6 @@ def kind_and_threshold(stem: str, head: dict[str, Any], list_key: str) -> tuple[
     return kind, None if kind == "parallel" else _number(setting(head, "entropy_threshold"))
 
 
-def experiment_name(kind: str, threshold: float | None) -> str:
-    """`parallel`, or the kind with its threshold: `eager_init_th2.2`."""
-    return kind if kind == "parallel" or threshold is None else f"{kind}_th{threshold:g}"
-
-
 def title(kind: str, threshold: float | None) -> str:
     """The experiment as a person reads it: "EAGer-init, θ 2.2"."""
     name = KIND_TITLES.get(kind, kind)

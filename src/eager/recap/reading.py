@@ -13,9 +13,10 @@ from typing import Any
 from eager.recap.entries import EntryReader, NotAPromptError
 from eager.recap.grades import Regrader
 from eager.recap.json_stream import NotJsonError, items, read_head
-from eager.recap.naming import LIST_KEYS, experiment_name, is_candidate, kind_and_threshold, setting
+from eager.recap.naming import LIST_KEYS, is_candidate, kind_and_threshold, setting
 from eager.recap.prompt import ReadExperiment, ReadPrompt
 from eager.recap.words import count, one_line
+from eager.results import experiment_name
 
 _MOST = 1e15  # of what a setting or a number of seconds can be
 
