@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from eager.budget import ExtraRounds, adapt_shares, label_shares
 from eager.engines import Engine
+from eager.errors import EagerError
 from eager.generate import Generator, Progress
 from eager.grading import MathGrader
 from eager.results import ExperimentResult, experiment_name, write_experiment
@@ -33,7 +34,7 @@ _WRITE_EVERY_SECONDS = 30.0
 _WRITE_SHARE = 20
 
 
-class RunError(Exception):
+class RunError(EagerError):
     """The run cannot start or go on; the message names the culprit and the remedy."""
 
 

@@ -22,7 +22,7 @@ from eager.recap.compare import saved_share
 from eager.recap.correlation import PERCENTILES, correlations, peak_entropies
 from eager.recap.grades import Regrader
 from eager.recap.reading import Findings
-from eager.recap.words import visible
+from eager.words import visible
 
 pytest.importorskip("ijson", reason="reading results needs the extra 'report'")
 

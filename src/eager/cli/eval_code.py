@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from eager.cache import cache_folder
 from eager.cli import CONTEXT_SETTINGS
 from eager.cli.recap import FOLDER, finish, require
 
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
 
 _EVERY_PROMPTS = 10
 _WIDTH_WITHOUT_TERMINAL = 160
-
-
-def _cache() -> str:
-    return str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eager")
 
 
 def _half_the_cores() -> int:
@@ -54,7 +51,7 @@ _WRITABLE = click.Path(file_okay=False, path_type=Path)
 @click.option(
     "--cache_dir",
     type=_WRITABLE,
-    default=_cache,
+    default=lambda: str(cache_folder()),
     envvar="EAGER_CACHE_DIR",
     show_envvar=True,
     show_default="~/.cache/eager",

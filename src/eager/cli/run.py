@@ -29,10 +29,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 
     Every finished prompt is kept at once: run the same command with the same --output_dir again to go on after a stop.
     """
-    from eager.engines import EngineError
-    from eager.experiments import RunError
-    from eager.grading import GradingUnavailable
-    from eager.store import StoreError
+    from eager.errors import EagerError
     from eager.tasks import TaskError
 
     _check_engine(ctx, options)
@@ -43,7 +40,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     options["output_dir"] = options["output_dir"] or _default_folder(options)
     try:
         _run(plan, task, options)
-    except (EngineError, RunError, StoreError, GradingUnavailable) as error:
+    except EagerError as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
         click.echo(f"stopped; the same command with --output_dir {options['output_dir']} goes on from here", err=True)

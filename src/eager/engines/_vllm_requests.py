@@ -15,6 +15,7 @@ import numpy as np
 
 from eager.engines._vllm_room import Family, Room
 from eager.entropy import top_k_entropy
+from eager.errors import first_line
 from eager.types import ENTROPY_TOP_K, Delta, FinishReason, SamplingParams
 
 NewParams = Callable[[SamplingParams, int, int, int, bool], Any]
@@ -180,9 +181,3 @@ class Requests:
     def _forget(self, request: _Request) -> None:
         del self._open[request.seq_id], self._by_id[request.request_id]
         self._room.leave(request.seq_id)
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, cut to one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__

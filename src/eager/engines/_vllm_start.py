@@ -11,8 +11,8 @@ from typing import Any
 
 from eager.engines._hf_demo import hf_demo
 from eager.engines._vllm_api import SUPPORTED, EngineArgs, LLMEngine, UsageContext, __version__, current_platform
-from eager.engines._vllm_requests import first_line
 from eager.engines.base import EngineError
+from eager.errors import first_line
 
 _DRAW = "eager.engines._vllm_draw:CounterDraw"
 # A fork computes the rest of its last block again, so small blocks waste least: on a CPU vLLM takes multiples of 32

@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence as Seq
 
+from eager.errors import EagerError
 from eager.types import Delta, SamplingParams, Stops
 
 
-class EngineError(Exception):
+class EngineError(EagerError):
     """The engine cannot start or go on; the message names the culprit and the remedy."""
 
 

@@ -16,10 +16,11 @@ from typing import Any
 from eager.engines._thinking import thinking_end_ids
 from eager.engines._vllm_api import EngineDeadError, RequestOutputKind, SamplingParams as VLLMSamplingParams
 from eager.engines._vllm_draw import draw_args
-from eager.engines._vllm_requests import Requests, first_line
+from eager.engines._vllm_requests import Requests
 from eager.engines._vllm_room import Room
 from eager.engines._vllm_start import VLLMOptions, start, vllm_versions
 from eager.engines.base import Engine, EngineError
+from eager.errors import first_line
 from eager.types import ENTROPY_TOP_K, Delta, SamplingParams, Stops
 
 _SEED_MASK = (1 << 63) - 1  # vLLM keeps seeds in signed 64 bits

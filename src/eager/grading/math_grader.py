@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
+from eager.errors import EagerError
 from eager.grading.equivalence import MAX_ANSWER_CHARS, same_answer
 
 Outcome: TypeAlias = Literal["equivalent", "different", "timed out", "crashed", "too long"]
@@ -31,7 +32,7 @@ _BOOTSTRAP = (
 )
 
 
-class GradingUnavailable(RuntimeError):  # noqa: N818 - a state of this machine, not a failed grade
+class GradingUnavailable(EagerError):  # noqa: N818 - a state of this machine, not a failed grade
     """Math-Verify cannot be used here; the message says what to install."""
 
 

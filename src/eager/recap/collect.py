@@ -11,7 +11,7 @@ from eager.recap.grades import Regrader
 from eager.recap.measure import Measures, PromptKeys
 from eager.recap.prompt import ReadPrompt
 from eager.recap.reading import Findings, RecapError, ResultFile, open_folder
-from eager.recap.words import one_line
+from eager.words import one_line
 
 OnPrompt = Callable[[Measures, int, ReadPrompt], None]
 

@@ -25,7 +25,7 @@ from eager.metrics import (
 from eager.recap.correlation import Correlation, ScipyMissingError, correlations
 from eager.recap.measure import Measures
 from eager.recap.reading import Findings
-from eager.recap.words import count
+from eager.words import count
 
 SCORES: dict[str, PromptScore] = {
     "pass_at_k": prompt_passed,

@@ -10,18 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from eager.errors import EagerError
 from eager.recap.entries import EntryReader, NotAPromptError
 from eager.recap.grades import Regrader
 from eager.recap.json_stream import NotJsonError, items, read_head
 from eager.recap.naming import LIST_KEYS, is_candidate, kind_and_threshold, setting
 from eager.recap.prompt import ReadExperiment, ReadPrompt
-from eager.recap.words import count, one_line
 from eager.results import experiment_name
+from eager.words import count, one_line
 
 _MOST = 1e15  # of what a setting or a number of seconds can be
 
 
-class RecapError(Exception):
+class RecapError(EagerError):
     """There is nothing to report; the message names the folder, the reason and the remedy."""
 
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from eager.metrics import Score
 from eager.recap.compare import Comparison, Row
-from eager.recap.words import DASH, MINUS, decimal
+from eager.words import DASH, MINUS, decimal
 
 # More pairs than this are a wall of numbers: then only those with a parallel run are shown; --json has all.
 _MOST_PAIRS = 15

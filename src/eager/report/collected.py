@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from eager.recap.measure import Measures
 from eager.recap.prompt import ReadPrompt
-from eager.recap.words import one_line, visible
 from eager.report.detail import ANSWER_CHARACTERS, packed_detail
+from eager.words import one_line, visible
 
 _LISTED_CHARACTERS = 400
 

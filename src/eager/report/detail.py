@@ -9,7 +9,7 @@ from typing import Any
 
 from eager.prefix import common_prefix
 from eager.recap.prompt import ReadBranch, ReadPrompt
-from eager.recap.words import visible
+from eager.words import visible
 
 PROMPT_CHARACTERS = 4000
 ANSWER_CHARACTERS = 200

@@ -19,9 +19,9 @@ from eager.metrics import Score, per_prompt, prompt_pass_rate
 from eager.recap.compare import Comparison, Row
 from eager.recap.correlation import PERCENTILES
 from eager.recap.naming import title
-from eager.recap.words import one_line
 from eager.report.collected import Branches
 from eager.report.style import GRID, INK, KIND_COLOURS, KIND_MARKERS, MUTED, RC, inline_svg, line_style
+from eager.words import one_line
 
 Draw = Callable[[Comparison, Mapping[str, Branches]], Figure]
 

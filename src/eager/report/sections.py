@@ -9,7 +9,7 @@ from eager.metrics import Score
 from eager.recap.compare import Comparison, Difference, Row
 from eager.recap.naming import title
 from eager.recap.reading import Findings
-from eager.recap.words import DASH, MINUS, count, decimal, visible
+from eager.words import DASH, MINUS, count, decimal, visible
 
 _NO_NUMBER = f'<td class="number">{DASH}</td>'
 

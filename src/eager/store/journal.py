@@ -18,6 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from eager.errors import EagerError
 from eager.store.records import PromptRecord, from_line, to_line
 
 FORMAT_VERSION = 1
@@ -27,7 +28,7 @@ JOURNAL_NAME = "journal.jsonl"
 _Key = tuple[str, int]  # experiment, prompt index
 
 
-class StoreError(Exception):
+class StoreError(EagerError):
     """The output folder cannot be used or read; the message names the folder, the reason and the remedy."""
 
 

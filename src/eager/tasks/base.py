@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from eager.errors import EagerError
 from eager.grading import AnswerKind, Fallback, Graded, MathGrader, grade
 
 Row: TypeAlias = Mapping[str, Any]
@@ -12,7 +13,7 @@ BOXED_INSTRUCTION = r"Please reason step by step, and put your final answer with
 PROBLEM_MARK = "{problem}"
 
 
-class TaskError(ValueError):
+class TaskError(EagerError):
     """The problems cannot be loaded; the message is one sentence that names the culprit and the remedy."""
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from eager.errors import first_line
 from eager.tasks.base import HubSource, TaskError
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
@@ -49,7 +50,7 @@ def read_hub(source: HubSource) -> list[dict[str, Any]]:
         parts = [datasets.load_dataset(source.path, config, split=source.split) for config in source.configs]
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise TaskError(
-            f"{source.path} (split {source.split}) cannot be loaded from the hub ({_first_line(error)}): "
+            f"{source.path} (split {source.split}) cannot be loaded from the hub ({first_line(error)}): "
             "give a local copy with --data_path"
         ) from error
     return [dict(row) for part in parts for row in part]
@@ -96,7 +97,7 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
     except pyarrow.ArrowException as error:
-        raise TaskError(f"{path} is no valid parquet file ({_first_line(error)}): check the file") from error
+        raise TaskError(f"{path} is no valid parquet file ({first_line(error)}): check the file") from error
     return rows
 
 
@@ -106,14 +107,10 @@ def _parse(text: str, where: str) -> object:
     except json.JSONDecodeError as error:
         raise TaskError(f"{where} is no valid JSON ({error.msg} at column {error.colno}): correct it") from error
     except (ValueError, RecursionError) as error:  # a number of too many digits; brackets nested too deep
-        raise TaskError(f"{where} cannot be read as JSON ({_first_line(error)}): correct it") from error
+        raise TaskError(f"{where} cannot be read as JSON ({first_line(error)}): correct it") from error
 
 
 def _object(row: object, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise TaskError(f"{where} holds {type(row).__name__} where an object of columns belongs: correct it")
     return row
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
