@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from eager.grading.extract import END_OF_THINKING
+from eager.grading.extract import after_thinking
 
 _FENCE = re.compile(r"(?P<indent>[ \t]*)(?P<marks>`{3,}|~{3,})[ \t]*(?P<language>[\w+#.-]*)(?P<rest>.*)")
 _PYTHON = frozenset(("python", "py", "python3", "python2", "ipython", "pycon", ""))
@@ -36,7 +36,7 @@ def extract_program(text: str, entry_point: str, prompt: str) -> str | None:
     After the thinking section the last fenced block that defines `entry_point`, else the last one of Python, else all
     of the text. What begins indented goes on where `prompt` (the function's head) ends.
     """
-    answer = _END_OF_TURN.sub("", _after_thinking(text))
+    answer = _END_OF_TURN.sub("", after_thinking(text))
     blocks = list(_blocks(answer))
     python = [block.code for block in blocks if block.language.lower() in _PYTHON] or [block.code for block in blocks]
     defining = [code for code in python if defines(code, entry_point)]
@@ -62,11 +62,6 @@ def own_words(generation: str, prompt: str) -> str:
     rest = generation[start + len(prompt.strip()) :]
     turns = [rest.find(turn) + len(turn) for turn in _TURNS if turn in rest]
     return rest[min(turns) :] if turns else rest
-
-
-def _after_thinking(text: str) -> str:
-    ends = [text.rfind(marker) + len(marker) for marker in END_OF_THINKING if marker in text]
-    return text[max(ends) :] if ends else text
 
 
 def _blocks(text: str) -> Iterator[_Block]:
