@@ -2,13 +2,16 @@
 
 import gzip
 import json
+import subprocess
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from eager.code_eval import CodeEvalError, Limits, ProblemSet
+from eager.code_eval import CodeEvalError, Limits, ProblemSet, environment, environment_python
+from eager.code_eval.checker import _Judge
 from eager.code_eval.guest import encode
 from eager.code_eval.judge import _answers_of, _are_zeros, _fault, decode
 
@@ -156,3 +159,30 @@ def test_zeros_are_judged_by_the_polynomial():
     pytest.importorskip("evalplus.eval._special_oracle")
     assert _are_zeros([[[-1, 1]]], [1.0], 1e-4)
     assert not _are_zeros([[[-1, 1]]], ["1"], 1e-4)
+
+
+def test_the_environment_is_made_by_isolated_pythons(tmp_path, monkeypatch):
+    """`python -m venv` and `python -m pip` would run a venv.py or pip.py of the current folder."""
+    commands = []
+
+    def run(command, **options):
+        commands.append(command)
+        if "venv" in command:
+            packages = Path(command[-1]) / "packages"
+            packages.mkdir(parents=True)
+        described = json.dumps(["python", "base", str(Path(commands[0][-1]) / "packages")])
+        return subprocess.CompletedProcess(command, 0, described, "")
+
+    monkeypatch.setattr(environment.subprocess, "run", run)
+    python = environment_python(tmp_path, lambda text: None)
+    assert python.parents[1].is_dir()
+    assert len(commands) == 4
+    assert {command[1] for command in commands} == {"-I"}
+
+
+@pytest.mark.parametrize("python", ["/no/such/python", "/bin/echo", "/bin/false", "/"])
+def test_an_interpreter_that_is_none_is_one_sentence(tmp_path, python):
+    """Whether it is missing, is another program, or dies: it names the option."""
+    judge = _Judge(Path(python))
+    with pytest.raises(CodeEvalError, match=f"does not run with '{python}' .*: give another --evalplus_python"):
+        judge.faults(tmp_path / "key", b"")

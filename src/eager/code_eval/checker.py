@@ -20,15 +20,11 @@ thing to find there. Therefore nothing worth forging is inside:
 
 from __future__ import annotations
 
-import json
-import selectors
-import subprocess
-import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from eager.child import Child, StartError
 from eager.code_eval.errors import CodeEvalError
 from eager.code_eval.extract import extract_program
 from eager.code_eval.humaneval import SUITES, CodeProblem, Expected, ProblemSet, judge_environment
@@ -122,68 +118,17 @@ class _Judge:
 
     def __init__(self, python: Path) -> None:
         self._python = python
-        self._process: subprocess.Popen[bytes] | None = None
-        self._lock = threading.Lock()
+        self._child = Child([str(python), "-I", str(_JUDGE), "serve"], judge_environment())
 
     def faults(self, key: Path, answers: bytes) -> dict[str, str | None]:
         """For each suite why the answers do not pass, None where they do. CodeEvalError where no judge runs."""
-        with self._lock:
-            self._process = self._process or self._start()
-            faults = self._ask(self._process, key, answers)
-            if faults is None:
-                self._stop()
-                return dict.fromkeys(SUITES, "unbearable answer")
-            return faults
+        try:
+            faults = self._child.ask({"key": str(key), "n_bytes": len(answers)}, _JUDGE_SECONDS, answers)
+        except StartError as error:
+            why = f"EvalPlus's check does not run with '{self._python}' ({error})"
+            raise CodeEvalError(f"{why}: give another --evalplus_python") from None
+        return dict.fromkeys(SUITES, "unbearable answer") if isinstance(faults, str) else faults
 
     def close(self) -> None:
         """End the process."""
-        with self._lock:
-            self._stop()
-
-    def _ask(self, process: subprocess.Popen[bytes], key: Path, answers: bytes) -> dict[str, str | None] | None:
-        """The reply; None where the judge died or did not end in time."""
-        assert process.stdin is not None
-        try:
-            process.stdin.write(json.dumps({"key": str(key), "n_bytes": len(answers)}).encode("ascii") + b"\n")
-            process.stdin.write(answers)
-            process.stdin.flush()
-        except BrokenPipeError:
-            return None
-        line = _line(process, time.monotonic() + _JUDGE_SECONDS)
-        return dict(json.loads(line)) if line.endswith(b"\n") else None
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [str(self._python), "-I", str(_JUDGE), "serve"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=judge_environment(),
-            start_new_session=True,
-        )
-        # Only after this is a judge that dies the answer's fault.
-        if _line(process, time.monotonic() + _JUDGE_SECONDS) != b"ready\n":
-            process.kill()
-            process.communicate()
-            raise CodeEvalError(f"EvalPlus's check does not run with '{self._python}': give another --evalplus_python")
-        return process
-
-    def _stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
-
-
-def _line(process: subprocess.Popen[bytes], deadline: float) -> bytes:
-    """The next line of its output; less than one where it ended or `deadline` came."""
-    assert process.stdout is not None
-    data = b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        while not data.endswith(b"\n") and selector.select(max(deadline - time.monotonic(), 0)):
-            chunk = process.stdout.read1(1 << 16)  # type: ignore[attr-defined,unused-ignore]
-            if not chunk:
-                break
-            data += chunk
-    return data
+        self._child.kill()

@@ -8,7 +8,6 @@ and the few that it does need beside it, in a place where nothing else is.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from eager.child import environment_without
 from eager.code_eval.errors import CodeEvalError
 from eager.code_eval.sandbox import Interpreter
 
@@ -82,10 +82,10 @@ def _make(folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         made = Path(temporary) / "env"
         python = str(made / "bin" / "python")
-        venv = [sys.executable, "-m", "venv", str(made)]
+        venv = [sys.executable, "-I", "-m", "venv", str(made)]
         _run(venv, _INSTALL_SECONDS, "'python -m venv' failed (on Debian it needs the package python3-venv)")
-        pip = [python, "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check", "--no-deps"]
-        _run([*pip, *REQUIREMENTS], _INSTALL_SECONDS, "EvalPlus could not be installed")
+        pip = [python, "-I", "-m", "pip", "--quiet", "--no-input", "--disable-pip-version-check"]
+        _run([*pip, "install", "--no-deps", *REQUIREMENTS], _INSTALL_SECONDS, "EvalPlus could not be installed")
         packages = Path(_packages(python))
         (packages / "datasets.py").write_text(_STAND_IN, encoding="utf-8")
         describe(Path(python))
@@ -101,7 +101,13 @@ def _run(command: list[str], seconds: float, fault: str) -> str:
     """What it prints. CodeEvalError with its last line of complaint."""
     try:
         done = subprocess.run(
-            command, check=False, capture_output=True, text=True, timeout=seconds, env=_environment(), umask=0o022
+            command,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            umask=0o022,
+            env=environment_without("PYTHON"),  # what would lead Python out of its environment; pip's own stay
         )
     except subprocess.TimeoutExpired:
         raise CodeEvalError(f"{fault}: it did not end in {seconds:.0f} s") from None
@@ -114,8 +120,3 @@ def _run(command: list[str], seconds: float, fault: str) -> str:
             f" without, give --evalplus_python a Python that has {EVALPLUS}"
         )
     return done.stdout
-
-
-def _environment() -> dict[str, str]:
-    """Ours (pip's index and proxies), without what would lead Python out of the environment."""
-    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eager.child import environment_without
 from eager.code_eval.errors import CodeEvalError
 from eager.code_eval.sandbox import Job, Sandbox
 
@@ -123,7 +124,7 @@ _GIVE = "give EvalPlus's HumanEvalPlus.jsonl.gz as --problems"
 
 def judge_environment() -> dict[str, str]:
     """Ours without EvalPlus's own variables: it compares EVALPLUS_TIMEOUT_PER_TASK, a text, with a number."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("EVALPLUS_", "PYTHON"))}
+    return environment_without("EVALPLUS_", "PYTHON")
 
 
 def _read(path: Path) -> bytes:

@@ -54,13 +54,14 @@ def main() -> None:
     os.dup2(2, 1)  # EvalPlus prints now and then
     import evalplus.eval  # noqa: F401 - before the first request: what fails now is no answer's fault
 
-    replies.write("ready\n")
-    replies.flush()
-    while header := sys.stdin.buffer.readline():
-        request = json.loads(header)
-        reply = _reply(request, sys.stdin.buffer.read(request["n_bytes"]))
+    def send(reply: dict[str, Any]) -> None:
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
+
+    send({"ready": True})
+    while header := sys.stdin.buffer.readline():
+        request = json.loads(header)
+        send(_reply(request, sys.stdin.buffer.read(request["n_bytes"])))
 
 
 def _fetch(path: str) -> None:

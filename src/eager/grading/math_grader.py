@@ -1,21 +1,15 @@
 """`MathGrader`: whether two answers are mathematically the same, whatever the answers are.
 
-Cheap rules decide what they can (`equivalence`); the rest goes to Math-Verify (Hugging Face, Apache-2.0) in worker
-processes, which are killed and replaced when a comparison takes too long or too much memory.
+Cheap rules decide what they can (`equivalence`); the rest goes to Math-Verify (Hugging Face, Apache-2.0) in a worker
+process, which is killed and replaced when a comparison takes too long or too much memory.
 """
 
-import json
-import queue
-import subprocess
-import sys
-import threading
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
+from eager.child import Child, StartError, isolated
 from eager.errors import EagerError
 from eager.grading.equivalence import MAX_ANSWER_CHARS, same_answer
 
@@ -23,41 +17,28 @@ Outcome: TypeAlias = Literal["equivalent", "different", "timed out", "crashed", 
 
 _FAILED: tuple[Outcome, ...] = ("timed out", "crashed")
 
-# Importing sympy on a cold, busy disk; a comparison's own clock starts after that.
-START_SECONDS = 120.0
-# The worker finds its modules exactly where its parent does, however the parent was started.
-_BOOTSTRAP = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from eager.grading.math_worker import serve; serve(int(sys.argv[2]))"
-)
-
 
 class GradingUnavailable(EagerError):  # noqa: N818 - a state of this machine, not a failed grade
     """Math-Verify cannot be used here; the message says what to install."""
 
 
 class MathGrader:
-    """Compares answers; a context manager, so that no worker outlives it.
+    """Compares answers; a context manager, so that its worker does not outlive it. Threads take turns.
 
-    The first comparison that the cheap rules cannot decide starts a worker (one to two seconds); `n_workers` is how
-    many threads may compare at once. Only such a comparison needs Math-Verify: without it, it raises
-    GradingUnavailable, and the cheap ones still work.
+    The first comparison that the cheap rules cannot decide starts the worker (one to two seconds). Only such a
+    comparison needs Math-Verify: without it, it raises GradingUnavailable, and the cheap ones still work.
     """
 
-    def __init__(self, n_workers: int = 1, timeout_seconds: float = 5.0) -> None:
-        if n_workers < 1:
-            raise ValueError(f"n_workers is {n_workers}: at least one is needed")
+    def __init__(self, timeout_seconds: float = 5.0) -> None:
         if timeout_seconds <= 0:
             raise ValueError(f"timeout_seconds is {timeout_seconds}: it must be positive")
         self._timeout = timeout_seconds
         self._outcomes: dict[tuple[str, str], Outcome] = {}
         # Answers that were examined alone, after a comparison with them failed: the outcome.
         self._suspects: dict[str, Outcome] = {}
-        # Places for workers: None where none runs (yet, or because it was killed). Last in, first out: the warm one.
-        self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
-        for _ in range(n_workers):
-            self._idle.put(None)
-        self._n_workers = n_workers
+        # A process whose parent was killed dies by itself, after more computing than a comparison may take.
+        cpu_seconds = int(2 * timeout_seconds) + 1
+        self._worker = Child(isolated(f"from eager.grading.math_worker import serve; serve({cpu_seconds})"))
 
     def __enter__(self) -> "MathGrader":
         return self
@@ -95,20 +76,15 @@ class MathGrader:
         return [None if answer is None else classes[answer] for answer in answers]
 
     def check(self) -> None:
-        """Start a worker now. GradingUnavailable if Math-Verify is missing: better known before a long run."""
-        worker = self._idle.get()
+        """Start the worker now. GradingUnavailable if Math-Verify is missing: better known before a long run."""
         try:
-            worker = worker or _Worker(self._timeout)
-        finally:
-            self._idle.put(worker)
+            self._worker.start()
+        except StartError as error:
+            raise _unavailable(error) from None
 
     def close(self) -> None:
-        """End the workers, waiting for comparisons under way. Later comparisons start new ones."""
-        workers = [self._idle.get() for _ in range(self._n_workers)]
-        for worker in workers:
-            if worker is not None:
-                worker.kill()
-            self._idle.put(None)
+        """End the worker, after the comparison under way. Later comparisons start a new one."""
+        self._worker.kill()
 
     def _decide(self, gold: str, answer: str) -> Outcome:
         verdict = same_answer(gold, answer)
@@ -119,7 +95,7 @@ class MathGrader:
         return "equivalent" if verdict else "different"
 
     def _compare(self, gold: str, answer: str) -> Outcome:
-        """Ask a worker, unless one of the two is known to be the end of workers."""
+        """Ask the worker, unless one of the two is known to be the end of workers."""
         for side in (gold, answer):
             if self._suspects.get(side, "different") in _FAILED:
                 return self._suspects[side]
@@ -130,82 +106,13 @@ class MathGrader:
         return outcome
 
     def _ask_worker(self, gold: str, answer: str) -> Outcome:
-        worker = self._idle.get()
-        survivor = None
         try:
-            worker = worker or _Worker(self._timeout)
-            outcome = worker.compare(gold, answer)
-            survivor = None if outcome in _FAILED else worker
-        finally:
-            if worker is not None and survivor is None:
-                worker.kill()
-            self._idle.put(survivor)
-        return outcome
-
-
-class _Worker:
-    """One process of `math_worker`, ready to compare."""
-
-    def __init__(self, timeout_seconds: float) -> None:
-        self._timeout = timeout_seconds
-        # Not fork (the parent may hold an engine's threads), and not multiprocessing's spawn, which imports __main__.
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _BOOTSTRAP, json.dumps(_module_path()), str(int(2 * timeout_seconds) + 1)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            encoding="ascii",
-            start_new_session=True,  # Ctrl-C is the parent's to handle
-        )
-        self._replies: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._reader = threading.Thread(target=self._read_replies, daemon=True)
-        self._reader.start()
-        hello = self._receive(START_SECONDS)
-        if not isinstance(hello, dict) or "ready" not in hello:
-            self.kill()
-            raise GradingUnavailable(_why_unavailable(hello))
-
-    def compare(self, gold: str, answer: str) -> Outcome:
-        """Never raises for what the answers hold; after anything but a verdict this worker is not to be used again."""
-        try:
-            self._send({"gold": gold, "answer": answer})
-        except OSError:
-            return "crashed"
-        reply = self._receive(self._timeout)
+            reply = self._worker.ask({"gold": gold, "answer": answer}, self._timeout)
+        except StartError as error:
+            raise _unavailable(error) from None
         if isinstance(reply, str):
             return reply
         return "equivalent" if reply["equivalent"] else "different"
-
-    def kill(self) -> None:
-        """End the process at once."""
-        self._process.kill()
-        self._process.wait()
-        self._reader.join()  # it has read the end by now; only then may its pipe be closed
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-        with suppress(OSError):  # what was still to be written has nowhere to go
-            self._process.stdin.close()
-
-    def _send(self, request: dict[str, str]) -> None:
-        assert self._process.stdin is not None
-        # ASCII: json escapes whatever the text holds, lone surrogates too.
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-
-    def _receive(self, seconds: float) -> dict[str, Any] | Literal["timed out", "crashed"]:
-        try:
-            line = self._replies.get(timeout=seconds)
-        except queue.Empty:
-            return "timed out"
-        return dict(json.loads(line)) if line.endswith("\n") else "crashed"
-
-    def _read_replies(self) -> None:
-        """In a thread of its own, because a pipe cannot be read with a deadline on every system. '' at its end."""
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._replies.put(line)
-        self._replies.put("")
 
 
 def answers_given(answers: Sequence[str | None]) -> list[str]:
@@ -213,11 +120,7 @@ def answers_given(answers: Sequence[str | None]) -> list[str]:
     return list(dict.fromkeys(answer for answer in answers if answer is not None))
 
 
-def _module_path() -> list[str]:
-    """Where this process imports from; this package's own place last, in case it was loaded some other way."""
-    return [*map(str, sys.path), str(Path(__file__).resolve().parents[2])]
-
-
-def _why_unavailable(hello: dict[str, Any] | str) -> str:
-    reason = hello.get("unavailable") if isinstance(hello, dict) else f"its worker process {hello} at the start"
-    return f"answers cannot be compared, Math-Verify does not run here ({reason}): pip install 'eager-gen[math]'"
+def _unavailable(error: StartError) -> GradingUnavailable:
+    return GradingUnavailable(
+        f"answers cannot be compared, Math-Verify does not run here ({error}): pip install 'eager-gen[math]'"
+    )
