@@ -146,11 +146,6 @@ def cons_at_k(prompts: Sequence[GradedPrompt]) -> Score:
     return _mean((score for _, score in voted), ties)
 
 
-def unbiased_pass_at(prompts: Sequence[GradedPrompt], j: int) -> Score:
-    """Unbiased pass@j (Chen et al. 2021). ValueError where a graded prompt has fewer than j graded sequences."""
-    return _mean(prompt_unbiased_pass(prompt, j) for prompt in prompts)
-
-
 def pass_at_curve(prompts: Sequence[GradedPrompt]) -> tuple[Score, ...]:
     """Unbiased pass@1, pass@2, ... up to the smallest number of graded sequences that a prompt has."""
     graded = [prompt for prompt in prompts if prompt.graded]

@@ -8,6 +8,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from eager.cli import main
+from eager.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,13 +20,14 @@ def test_the_page_about_the_command_line_is_fresh():
 
 
 def test_tasks_and_engines_are_listed():
-    """Both lists name all there is; with nothing missing there is no advice."""
+    """Both lists name all there is, and a task's source; with nothing missing there is no advice."""
     tasks = CliRunner().invoke(main, ["tasks"])
     engines = CliRunner().invoke(main, ["engines"])
     assert tasks.exit_code == engines.exit_code == 0
     assert all(
         name in tasks.output for name in ("demo", "openai/gsm8k", "fingertap/GPQA-Diamond", "evalplus/humanevalplus")
     )
+    assert all(task.citation in tasks.output for task in TASKS.values())
     assert all(name in engines.output for name in ("llama_cpp", "vllm", "scripted"))
 
 

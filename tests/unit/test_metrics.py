@@ -22,7 +22,6 @@ from eager.metrics import (
     prompt_passed,
     prompt_unbiased_pass,
     summarise,
-    unbiased_pass_at,
 )
 
 # Ragged: four prompts with 1, 4, 3 and 2 sequences.
@@ -142,16 +141,18 @@ def test_the_curve_ends_at_the_smallest_prompt() -> None:
 
 
 def test_the_curve_holds_the_single_points() -> None:
-    """Every point of the curve is what unbiased_pass_at gives, interval included."""
-    prompts = RAGGED[1:3]
-    assert pass_at_curve(prompts) == tuple(unbiased_pass_at(prompts, j) for j in (1, 2, 3))
+    """Every point of the curve is the mean of the prompts' own chances, with that mean's interval."""
+    prompts = dict(enumerate(RAGGED[1:3]))
+    chances = [per_prompt(prompts, lambda prompt, j=j: prompt_unbiased_pass(prompt, j)) for j in (1, 2, 3)]
+    none = dict.fromkeys(prompts, 0.0)
+    assert pass_at_curve(list(prompts.values())) == tuple(paired_difference(chance, none) for chance in chances)
 
 
 @pytest.mark.parametrize("j", [0, -1, 2])
 def test_pass_at_more_than_there_is_is_refused(j: int) -> None:
-    """pass@j outside 1 .. smallest n is an error, not a number."""
+    """pass@j outside 1 .. n is an error, not a number."""
     with pytest.raises(ValueError, match=rf"pass@{j} needs"):
-        unbiased_pass_at(RAGGED, j)
+        prompt_unbiased_pass(SOLVED_ALONE, j)
 
 
 @given(st.lists(graded_prompts, max_size=8))

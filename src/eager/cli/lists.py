@@ -9,7 +9,7 @@ from eager.cli import CONTEXT_SETTINGS
 
 @click.command("tasks", context_settings=CONTEXT_SETTINGS)
 def tasks() -> None:
-    """List the tasks, and what is missing to use them."""
+    """List the tasks, whose work they are, and what is missing to use them."""
     from importlib.util import find_spec
 
     from eager.tasks import TASKS
@@ -22,7 +22,7 @@ def tasks() -> None:
             missing.append("the hub needs pip install 'eager-gen[tasks]'; --data_path works without")
         if task.answer_kind == "math" and not has_math:
             missing.append("comparing answers needs pip install 'eager-gen[math]'")
-        _line(name, task.title, missing)
+        _line(name, task.title, [task.citation, *missing])
     click.echo("\nAny local file: --data_name NAME --data_path FILE --prompt_field COLUMN [--target_field COLUMN]")
 
 
@@ -35,9 +35,9 @@ def engines() -> None:
         _line(name, info.summary, [] if is_installed(name) else [f"needs pip install 'eager-gen[{info.extra}]'"])
 
 
-def _line(name: str, summary: str, missing: list[str]) -> None:
+def _line(name: str, summary: str, notes: list[str]) -> None:
     click.echo(f"{name:30} {summary}")
-    for sentence in missing:
+    for sentence in notes:
         click.echo(f"{'':30} {sentence}")
 
 

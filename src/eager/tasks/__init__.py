@@ -43,7 +43,7 @@ def load(
     task = _choose(name, data_path, prompt_field, target_field)
     rows, source = _rows(task, data_path)
     problems = _problems(task, rows[:limit], source)
-    return LoadedTask(task, problems, task.instruction if instruction is None else instruction, source)
+    return LoadedTask(task, problems, task.instruction if instruction is None else instruction)
 
 
 def _choose(name: str, data_path: str | Path | None, prompt_field: str | None, target_field: str | None) -> Task:

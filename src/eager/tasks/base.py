@@ -58,12 +58,11 @@ class Task:
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """A task with its problems in hand; `source` says where they came from."""
+    """A task with its problems in hand."""
 
     task: Task
     problems: tuple[Problem, ...]
     instruction: str
-    source: str
 
     def messages(self, problem: Problem) -> list[dict[str, str]]:
         """The chat that asks `problem`: {"role": ..., "content": ...} a turn, the last one the user's."""
