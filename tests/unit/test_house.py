@@ -1,4 +1,4 @@
-"""The house keeps its plan: imports go downwards only, the core is light, and starting is fast."""
+"""The house keeps its plan: imports go one way, few touch the world outside, the core is light, starting is fast."""
 
 import ast
 import subprocess
@@ -26,6 +26,20 @@ LAYERS = [
     {"__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+# Beside `cli`, whose options may come from variables. Everyone else is told what they need.
+ENVIRONMENT = {
+    "cache.py": "where the user wants caches",
+    "child.py": "other Pythons get it without what would lead them astray",
+    "engines/_vllm_api.py": "vLLM is set by variables, and reads them when it is imported",
+}
+# `eager.child` is for what is asked more than once.
+PROCESSES = {
+    "child.py": "Pythons that answer requests",
+    "code_eval/environment.py": "makes EvalPlus's environment: venv, pip",
+    "code_eval/humaneval.py": "EvalPlus fetches its problems, once",
+    "code_eval/judge.py": "EvalPlus's check forks",
+    "code_eval/sandbox.py": "bubblewrap",
+}
 CORE = {"types", "entropy", "randomness", "branching", "budget", "generate"}
 
 
@@ -46,6 +60,50 @@ def imports_of(path: Path):
             yield from ((name, node in top) for name in names)
 
 
+def file_of(module: str) -> Path | None:
+    """The file of one of our modules; None for anything else."""
+    path = SRC.parent.joinpath(*module.split("."))
+    files = (path.with_suffix(".py"), path / "__init__.py")
+    return next((file for file in files if file.is_file() and file != SRC / "__init__.py"), None)
+
+
+def files_used(path: Path) -> set[Path]:
+    """The files of ours that this one imports, at whatever time."""
+    used = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            used |= {file_of(alias.name) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            used |= {file_of(f"{node.module}.{alias.name}") or file_of(node.module) for alias in node.names}
+    return used - {None}
+
+
+def circle(start: Path) -> list[str]:
+    """A shortest way of imports from a file back to itself; [] if there is none."""
+    ways = [[start]]
+    seen = set()
+    for way in ways:
+        for used in sorted(files_used(way[-1]) - seen):
+            if used == start:
+                return [str(file.relative_to(SRC)) for file in [*way, used]]
+            seen.add(used)
+            ways.append([*way, used])
+    return []
+
+
+def files_that_name(*names: str) -> set[str]:
+    """The files outside `cli` that import, or read as an attribute, one of these names."""
+    found = set()
+    for path in MODULES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        named = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        named |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+        named |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        if named & set(names) and top_level(path) != "cli":
+            found.add(path.relative_to(SRC).as_posix())
+    return found
+
+
 MODULES = [path for path in SRC.rglob("*.py") if path != SRC / "__init__.py"]
 
 
@@ -62,6 +120,22 @@ def test_imports_go_downwards(path):
             used = module.split(".")[1]
             assert RANK[used] <= RANK[top_level(path)], f"{path.name} imports {module}"
             assert not (used in ("branching", "budget") and top_level(path) == "engines"), "engines know no algorithm"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SRC)))
+def test_no_file_imports_itself_by_way_of_others(path):
+    """Nor inside a package, nor inside a function: each file can be understood with those below it alone."""
+    assert circle(path) == []
+
+
+def test_few_read_the_environment():
+    """Beside the command line only those on the list, each for its reason."""
+    assert files_that_name("environ", "environb", "getenv", "putenv") == set(ENVIRONMENT)
+
+
+def test_few_start_processes():
+    """Only those on the list, each for its reason; all Pythons among them are started isolated."""
+    assert files_that_name("subprocess", "multiprocessing", "system", "popen") == set(PROCESSES)
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if top_level(p) in CORE], ids=lambda p: p.name)

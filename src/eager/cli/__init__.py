@@ -14,7 +14,7 @@ _COMMANDS = {
     "recap": ("eager.cli.recap", "Tables over the results in one or more folders."),
     "report": ("eager.cli.report", "One HTML page and plots over the results in one or more folders."),
     "eval-code": ("eager.cli.eval_code", "Grade generated code by running it in a sandbox."),
-    "tasks": ("eager.cli.lists", "List the tasks, and what is missing to use them."),
+    "tasks": ("eager.cli.lists", "List the tasks, whose work they are, and what is missing to use them."),
     "engines": ("eager.cli.lists", "List the engines, and what is missing to use them."),
 }
 
