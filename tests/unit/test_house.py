@@ -1,6 +1,7 @@
 """The house keeps its plan: imports go one way, few touch the world outside, the core is light, starting is fast."""
 
 import ast
+import re
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ SRC = Path(__file__).resolve().parents[2] / "src" / "eager"
 
 # From the ground up. A module imports from its own row's package or from rows below, never from above.
 LAYERS = [
-    {"types", "entropy", "randomness", "prefix", "words", "errors", "cache", "child"},
+    {"types", "entropy", "randomness", "prefix", "words", "errors", "cache", "child", "atomic"},
     {"branching", "budget"},
     {"engines"},
     {"generate"},
@@ -110,6 +111,15 @@ MODULES = [path for path in SRC.rglob("*.py") if path != SRC / "__init__.py"]
 def test_every_module_has_its_place():
     """A new part of the house is put on the plan before it is built."""
     assert {top_level(path) for path in MODULES} <= set(RANK)
+
+
+def test_contributing_shows_the_plan():
+    """Its table holds every part there is, the upper ones first."""
+    page = (SRC.parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = page.split("| from the top |")[1].split("\n\n")[0]
+    shown = [name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert set(shown) == {top_level(path) for path in MODULES} - {"__main__"}
+    assert shown == sorted(shown, key=lambda name: -RANK[name])
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SRC)))

@@ -8,15 +8,12 @@ and the few that it does need beside it, in a place where nothing else is.
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from filelock import FileLock
-
+from eager.atomic import made_once
 from eager.child import environment_without
 from eager.code_eval.errors import CodeEvalError
 from eager.code_eval.sandbox import Interpreter
@@ -47,6 +44,7 @@ _DESCRIBE = (
     "print(json.dumps([os.path.realpath(sys.executable), sys.base_prefix, sysconfig.get_path('purelib')]))"
 )
 _CHECK = "from evalplus import sanitize; from evalplus.eval import untrusted_check"
+_PYTHON = Path("bin", "python")
 _INSTALL_SECONDS = 900.0
 _START_SECONDS = 120.0
 
@@ -55,18 +53,16 @@ def environment_python(cache: Path, say: Callable[[str], None]) -> Path:
     """The Python of EvalPlus's environment under `cache`, made now where there is none. CodeEvalError if that fails."""
     name = f"{EVALPLUS.replace('==', '-')}-py{sys.version_info.major}.{sys.version_info.minor}"
     folder = cache / name
-    python = folder / "bin" / "python"
-    if python.exists():  # a link that leads nowhere (its Python is gone) does not exist
-        return python
+
+    def make(place: Path) -> None:
+        say(f"installing EvalPlus into {folder} (once, about 100 MB) …")
+        _make(place)
+
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache / f"{name}.lock"):
-            if not python.exists():
-                say(f"installing EvalPlus into {folder} (once, about 100 MB) …")
-                _make(folder)
+        # A link that leads nowhere (its Python is gone) does not exist.
+        return made_once(folder, make, lambda folder: (folder / _PYTHON).exists()) / _PYTHON
     except OSError as error:
         raise CodeEvalError(f"EvalPlus cannot be installed in '{folder}' ({error.strerror}): make room") from None
-    return python
 
 
 def describe(python: Path) -> Interpreter:
@@ -77,19 +73,13 @@ def describe(python: Path) -> Interpreter:
 
 
 def _make(folder: Path) -> None:
-    """All or nothing: made beside its place, and moved there when it works."""
-    shutil.rmtree(folder, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        made = Path(temporary) / "env"
-        python = str(made / "bin" / "python")
-        venv = [sys.executable, "-I", "-m", "venv", str(made)]
-        _run(venv, _INSTALL_SECONDS, "'python -m venv' failed (on Debian it needs the package python3-venv)")
-        pip = [python, "-I", "-m", "pip", "--quiet", "--no-input", "--disable-pip-version-check"]
-        _run([*pip, "install", "--no-deps", *REQUIREMENTS], _INSTALL_SECONDS, "EvalPlus could not be installed")
-        packages = Path(_packages(python))
-        (packages / "datasets.py").write_text(_STAND_IN, encoding="utf-8")
-        describe(Path(python))
-        made.rename(folder)
+    venv = [sys.executable, "-I", "-m", "venv", str(folder)]
+    _run(venv, _INSTALL_SECONDS, "'python -m venv' failed (on Debian it needs the package python3-venv)")
+    python = str(folder / _PYTHON)
+    pip = [python, "-I", "-m", "pip", "--quiet", "--no-input", "--disable-pip-version-check"]
+    _run([*pip, "install", "--no-deps", *REQUIREMENTS], _INSTALL_SECONDS, "EvalPlus could not be installed")
+    (Path(_packages(python)) / "datasets.py").write_text(_STAND_IN, encoding="utf-8")
+    describe(Path(python))  # it works, before it is there
 
 
 def _packages(python: str) -> str:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eager.atomic import made_once, replacing_bytes
 from eager.child import environment_without
 from eager.code_eval.errors import CodeEvalError
 from eager.code_eval.sandbox import Job, Sandbox
@@ -34,6 +33,7 @@ _FETCH_SECONDS = 600.0
 _CACHE_VERSION = 2
 _COLUMNS = ("task_id", "prompt", "entry_point", "canonical_solution", "base_input", "plus_input", "atol")
 _JUDGE = Path(__file__).with_name("judge.py")
+_GIVE = "give EvalPlus's HumanEvalPlus.jsonl.gz as --problems"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,26 +100,20 @@ class ProblemSet:
 
 def fetch_problems(python: Path, cache: Path) -> Path:
     """EvalPlus's own copy, which EvalPlus downloads once, as a file under `cache`. CodeEvalError if it cannot."""
-    path = cache / "HumanEvalPlus.jsonl"
-    if path.is_file():
-        return path
-    with tempfile.TemporaryDirectory(dir=cache) as folder:
-        fetched = Path(folder) / path.name
-        command = [str(python), "-I", str(_JUDGE), "fetch", str(fetched)]
-        try:
-            done = subprocess.run(
-                command, check=False, capture_output=True, text=True, timeout=_FETCH_SECONDS, env=judge_environment()
-            )
-        except subprocess.TimeoutExpired:
-            raise CodeEvalError(f"EvalPlus did not get its problems in {_FETCH_SECONDS:.0f} s: {_GIVE}") from None
-        if done.returncode != 0:
-            said = done.stderr.strip().splitlines() or ["it said nothing"]
-            raise CodeEvalError(f"EvalPlus cannot get its problems ({said[-1]}): {_GIVE}")
-        fetched.rename(path)
-    return path
+    return made_once(cache / "HumanEvalPlus.jsonl", lambda place: _fetch(python, place))
 
 
-_GIVE = "give EvalPlus's HumanEvalPlus.jsonl.gz as --problems"
+def _fetch(python: Path, path: Path) -> None:
+    command = [str(python), "-I", str(_JUDGE), "fetch", str(path)]
+    try:
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=_FETCH_SECONDS, env=judge_environment()
+        )
+    except subprocess.TimeoutExpired:
+        raise CodeEvalError(f"EvalPlus did not get its problems in {_FETCH_SECONDS:.0f} s: {_GIVE}") from None
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines() or ["it said nothing"]
+        raise CodeEvalError(f"EvalPlus cannot get its problems ({said[-1]}): {_GIVE}")
 
 
 def judge_environment() -> dict[str, str]:
@@ -185,9 +179,6 @@ def _compute(problem: CodeProblem, sandbox: Sandbox) -> tuple[dict[str, list[Any
 
 
 def _keep(path: Path, data: bytes) -> None:
-    """Write it whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "wb") as file:
+    with replacing_bytes(path) as file:
         file.write(data)
-    os.replace(temporary, path)

