@@ -33,9 +33,14 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, opened, data) ->
     """And nothing beside it."""
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(KeyError), opened(path) as file:
-        file.write(data)
-        raise KeyError
+
+    def fail() -> None:
+        with opened(path) as file:
+            file.write(data)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert path.read_text() == "old"
     assert names(tmp_path) == ["file"]
 

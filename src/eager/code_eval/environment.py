@@ -17,6 +17,7 @@ from eager.atomic import made_once
 from eager.child import environment_without
 from eager.code_eval.errors import CodeEvalError
 from eager.code_eval.sandbox import Interpreter
+from eager.errors import last_line
 
 EVALPLUS = "evalplus==0.3.1"
 # All that EvalPlus's data, sanitizer and checker import, and numpy for the programs, too. None has requirements here.
@@ -104,9 +105,8 @@ def _run(command: list[str], seconds: float, fault: str) -> str:
     except OSError as error:
         raise CodeEvalError(f"{fault} ({error.strerror}): '{command[0]}'") from None
     if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip().splitlines()
         raise CodeEvalError(
-            f"{fault} ({said[-1] if said else 'it said nothing'}): with network access it installs itself;"
+            f"{fault} ({last_line(done.stderr or done.stdout)}): with network access it installs itself;"
             f" without, give --evalplus_python a Python that has {EVALPLUS}"
         )
     return done.stdout

@@ -20,6 +20,7 @@ from eager.atomic import made_once, replacing_bytes
 from eager.child import environment_without
 from eager.code_eval.errors import CodeEvalError
 from eager.code_eval.sandbox import Job, Sandbox
+from eager.errors import last_line
 
 SUITES = ("base", "plus")
 
@@ -112,8 +113,7 @@ def _fetch(python: Path, path: Path) -> None:
     except subprocess.TimeoutExpired:
         raise CodeEvalError(f"EvalPlus did not get its problems in {_FETCH_SECONDS:.0f} s: {_GIVE}") from None
     if done.returncode != 0:
-        said = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise CodeEvalError(f"EvalPlus cannot get its problems ({said[-1]}): {_GIVE}")
+        raise CodeEvalError(f"EvalPlus cannot get its problems ({last_line(done.stderr)}): {_GIVE}")
 
 
 def judge_environment() -> dict[str, str]:

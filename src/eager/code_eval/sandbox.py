@@ -16,12 +16,12 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence as Seq
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from eager.code_eval.errors import CodeEvalError
+from eager.errors import last_line
 
 Ending: TypeAlias = Literal["ended", "timeout", "output"]
 _Mode: TypeAlias = Literal["root", "user", "unsafe"]
@@ -141,7 +141,7 @@ class Sandbox:
             return Ran(ran.answers[len(_READY) :], ran.ending, ran.seconds)
         if ran.ending == "timeout":
             raise CodeEvalError(f"Python did not start in {ran.seconds:.0f} s: use fewer --workers, a longer --timeout")
-        raise CodeEvalError(f"a sandbox did not start ({_last_line(printed)}): {_OR_UNSAFE}")
+        raise CodeEvalError(f"a sandbox did not start ({last_line(printed.decode('utf-8', 'replace'))}): {_OR_UNSAFE}")
 
     def _run(self, job: Job, seconds: float, mode: _Mode) -> tuple[Ran, bytes]:
         with tempfile.TemporaryFile() as task, tempfile.TemporaryDirectory() as folder:
@@ -196,7 +196,7 @@ class Sandbox:
         job = Job(_PROBE, "probe", (suite,), sanitize=False, answer_bytes=_CHUNK_BYTES)
         ran, printed = self._run(job, _PROBE_SECONDS, mode)
         if not ran.answers.startswith(_READY):
-            return _last_line(printed)
+            return last_line(printed)
         found = json.loads(ran.answers[len(_READY) :])
         if found.get("value") == "forks":
             return "it does not limit the number of processes"
@@ -280,8 +280,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     assert process.stderr is not None
     process.stdout.close()
     process.stderr.close()
-
-
-def _last_line(printed: bytes) -> str:
-    lines: Seq[str] = printed.decode("utf-8", "replace").strip().splitlines()
-    return "".join(c for c in lines[-1] if c.isprintable())[:300] if lines else "it said nothing"

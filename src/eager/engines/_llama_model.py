@@ -14,6 +14,7 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from eager.engines._demo_gguf import demo_gguf
 from eager.engines._thinking import thinking_end_ids
 from eager.engines.base import EngineError
+from eager.errors import first_line
 from eager.types import Stops
 
 
@@ -54,9 +55,8 @@ def _hub_gguf(repo: str, quant: str) -> Path:
         if matching:
             return Path(hf_hub_download(repo, matching[0]))
     except (http.HTTPError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise EngineError(
-            f"model '{repo}:{quant}' could not be fetched from the hub ({reason}): give a local .gguf path"
+            f"model '{repo}:{quant}' could not be fetched from the hub ({first_line(error)}): give a local .gguf path"
         ) from None
     raise EngineError(f"model '{repo}' has no .gguf file for '{quant}': it has {', '.join(files) or 'none'}")
 
