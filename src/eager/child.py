@@ -13,8 +13,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence as Seq
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence as Seq
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -22,6 +22,7 @@ Failure: TypeAlias = Literal["timed out", "crashed"]
 
 # Importing sympy on a cold, busy disk; a request's own clock starts after that.
 START_SECONDS = 120.0
+_SAFE_PATH = "PYTHONSAFEPATH"
 # This very package first, whatever else is called so; after that, modules come from where they come from here.
 _BOOTSTRAP = (
     "import json, sys; home, *path = json.loads(sys.argv[1]); "
@@ -140,6 +141,20 @@ class _Clock:
 def isolated(code: str) -> list[str]:
     """The command that runs `code` in a Python that has this one's modules, and none from the current folder."""
     return [sys.executable, "-I", "-c", _BOOTSTRAP + code, json.dumps([_home(), *_module_path()])]
+
+
+@contextmanager
+def isolated_children() -> Iterator[None]:
+    """Pythons that a library starts in this block look for no module in the current folder (from Python 3.11 on)."""
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_SAFE_PATH]
+        else:
+            os.environ[_SAFE_PATH] = before
 
 
 def environment_without(*prefixes: str) -> dict[str, str]:

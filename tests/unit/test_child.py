@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from eager import child
-from eager.child import Child, StartError, isolated
+from eager.child import Child, StartError, environment_without, isolated, isolated_children
 
 SRC = Path(__file__).resolve().parents[2] / "src"
 
@@ -191,7 +191,7 @@ def trap(tmp_path: Path) -> Path:
 
 def run_in(folder: Path, *command: str) -> str:
     """What a Python that is started there, and has this package, prints."""
-    environment = {**os.environ, "PYTHONPATH": str(SRC)}
+    environment = {**environment_without("PYTHON"), "PYTHONPATH": str(SRC)}
     done = subprocess.run([sys.executable, *command], cwd=folder, env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode()
@@ -240,6 +240,16 @@ def test_grading_runs_nothing_from_the_current_folder(trap: Path, tmp_path: Path
     )
     assert run_in(trap, script(tmp_path, code)) == "equivalent\n"
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="this Python cannot be told by a variable")
+def test_pythons_that_a_library_starts_run_nothing_from_the_current_folder(trap: Path, tmp_path: Path) -> None:
+    """In the block; after it, everything is as it was."""
+    before = dict(os.environ)
+    with isolated_children():
+        subprocess.run([sys.executable, "-c", "import json, re"], cwd=trap, check=True)
+    assert not (tmp_path / "ran").exists()
+    assert dict(os.environ) == before
 
 
 def test_a_child_has_its_parents_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Beside `cli`, whose options may come from variables. Everyone else is told what they need.
 ENVIRONMENT = {
     "cache.py": "where the user wants caches",
-    "child.py": "other Pythons get it without what would lead them astray",
+    "child.py": "other Pythons get it without what would lead them astray, or with what keeps them on their way",
     "engines/_vllm_api.py": "vLLM is set by variables, and reads them when it is imported",
 }
 # `eager.child` is for what is asked more than once.

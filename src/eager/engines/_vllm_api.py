@@ -16,9 +16,6 @@ if "VLLM_LOGGING_LEVEL" not in os.environ:
     logging.getLogger("vllm").setLevel(logging.ERROR)  # the variable is read later than the first warnings come
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
 
-# vLLM's processes are started by multiprocessing as `python -c`, which would import from the current folder first.
-os.environ.setdefault("PYTHONSAFEPATH", "1")
-
 from vllm import EngineArgs, LLMEngine, SamplingParams, __version__
 from vllm.config import VllmConfig
 from vllm.inputs.engine import tokens_input

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from eager.child import isolated_children
 from eager.engines._hf_demo import hf_demo
 from eager.engines._vllm_api import SUPPORTED, EngineArgs, LLMEngine, UsageContext, __version__, current_platform
 from eager.engines.base import EngineError
@@ -71,7 +72,8 @@ def start(model_name: str, options: VLLMOptions) -> Started:
             "--data_parallel_size at 1, or give each replica its own run over a part of the data"
         )
     path = _find_model(model_name)
-    with _as_engine_error(model_name):
+    # It starts a Python to look at a model's class, and others for its parts.
+    with isolated_children(), _as_engine_error(model_name):
         config = _engine_args(path, options).create_engine_config(UsageContext.LLM_CLASS)
         # The V2 runner (GPU) draws from (seed, position) itself, and takes no logits processor of this kind.
         draws_inside = not config.use_v2_model_runner
