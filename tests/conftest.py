@@ -1,6 +1,8 @@
 """What all tests share."""
 
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,23 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 # Helpers beside the tests are plain modules.
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "engines")]
 
+import needs  # noqa: E402
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder with real benchmark problems, which are not part of the project."""
     if not SHARED_DATA.is_dir():
-        pytest.skip("the shared benchmark data is not beside the project")
+        pytest.skip(needs.SHARED_DATA)
     return SHARED_DATA
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    """After all else, one line: what was skipped for want of what."""
+    yield
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter else []
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+    if reasons:
+        reporter.write_line("skipped: " + "; ".join(f"{n} x {reason}" for reason, n in reasons.most_common()))
