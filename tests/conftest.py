@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -10,10 +11,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
-# Helpers beside the tests are plain modules.
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "engines")]
+# Helpers beside the tests are plain modules; the published entry points are found from the root, wherever pytest runs.
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "engines"), str(ROOT)]
 
 import needs  # noqa: E402
+
+# Tests that read what a command prints: how wide and colourful that is, is not for the caller's terminal to say.
+for name in ("COLUMNS", "LINES", "TERM", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "PYTHONIOENCODING"):
+    os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session")
