@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -72,7 +73,7 @@ def remembered() -> str | None:
 def what_it_died_of(signal_name: str) -> str:
     """The sentence: which signal, why that usually is, and what cures it."""
     why = _WHY.get(signal_name, _WHY_ELSE)
-    cure = "make room" if signal_name == "SIGKILL" else f"build it for this one: {_cure()}"
+    cure = "free some and try again" if signal_name == "SIGKILL" else f"build it for this one: {_cure()}"
     return f"{_build()} dies on this processor ({this_processor().name}) with {signal_name}, {why}: {cure}"
 
 
@@ -131,10 +132,10 @@ def _build() -> str:
 
 
 def _cure() -> str:
-    """One line for a shell."""
+    """One line for a shell, for the Python that runs this."""
     flags = f'CFLAGS="{NO_AMX}" CXXFLAGS="{NO_AMX}" ' if is_x86_64() else ""
     return (
-        f"{flags}pip install --no-cache-dir --force-reinstall --no-deps"
+        f"{flags}{shlex.quote(sys.executable)} -m pip install --no-cache-dir --force-reinstall --no-deps"
         f" --no-binary {_PACKAGE} {_build().replace(' ', '==')}"
     )
 
