@@ -129,3 +129,12 @@ def test_the_requirement_is_the_project_s(tool):
     """What make compiles is what pyproject.toml asks for."""
     assert tool.requirement_in('x = ["llama-cpp-python>=1,<2", "y"]') == "llama-cpp-python>=1,<2"
     assert tool.requirement_in((ROOT / "pyproject.toml").read_text(encoding="utf-8")).startswith("llama-cpp-python>=")
+
+
+def test_make_installs_this_wheel_before_pip_may_choose(tmp_path):
+    """Once it is installed, pip has no reason to compile another or to take one from its cache."""
+    needs.program("make", "make")
+    asked = ["make", "-n", f"VENV={tmp_path}", f"{tmp_path}/.demo"]
+    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True)
+    recipe = done.stdout
+    assert 0 <= recipe.index("tools/llama_wheel.py") < recipe.index('"$wheel"') < recipe.index("'.[demo")

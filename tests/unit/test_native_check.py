@@ -9,7 +9,7 @@ from fake_llama import FakeBuild, dies_from
 
 from eager.engines import EngineError, _native_check, load_engine
 from eager.engines._native_check import RUNS, ensure_llama_cpp_runs, remembered
-from eager.processor import NO_AMX, Processor, this_processor
+from eager.processor import NO_AMX, Processor, is_x86_64, this_processor
 
 
 @pytest.fixture
@@ -29,6 +29,24 @@ def test_a_death_in_decoding_is_a_sentence(build, name):
         assert "\n" not in str(caught.value)
         assert build.n_tries == n_tries
     assert remembered() == name
+
+
+@pytest.mark.skipif(not is_x86_64(), reason="the instruction is x86-64's")
+def test_a_real_illegal_instruction_is_a_sentence(build):
+    """Not only a signal that is sent: the processor's own refusal."""
+    build.behave(
+        on_decode="import mmap; page = mmap.mmap(-1, 4096, prot=7); page.write(b'\\x0f\\x0b');"
+        " ctypes.CFUNCTYPE(None)(ctypes.addressof(ctypes.c_char.from_buffer(page)))()"
+    )
+    with pytest.raises(EngineError, match="SIGILL"):
+        ensure_llama_cpp_runs()
+
+
+def test_a_real_bad_address_is_a_sentence(build):
+    """The same for memory that is not there."""
+    build.behave(on_decode="ctypes.string_at(0)")
+    with pytest.raises(EngineError, match="SIGSEGV"):
+        ensure_llama_cpp_runs()
 
 
 def test_an_illegal_instruction_names_its_cure(build, monkeypatch):

@@ -28,7 +28,7 @@ def tasks() -> None:
 
 @click.command("engines", context_settings=CONTEXT_SETTINGS)
 def engines() -> None:
-    """List the engines, and what is missing to use them."""
+    """List the engines, what is missing to use them, and whether llama.cpp's code is known to run on this processor."""
     from eager.engines import ENGINES, is_installed
 
     for name, info in ENGINES.items():
