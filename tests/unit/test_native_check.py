@@ -17,7 +17,7 @@ def build(tmp_path, monkeypatch):
     return FakeBuild.in_front(tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("name", ["SIGILL", "SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGKILL"])
+@pytest.mark.parametrize("name", ["SIGILL", "SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE"])
 def test_a_death_in_decoding_is_a_sentence(build, name):
     """It names build, processor and signal; every later start tries again and says the same."""
     build.behave(on_decode=dies_from(name))
@@ -47,6 +47,14 @@ def test_a_real_bad_address_is_a_sentence(build):
     build.behave(on_decode="ctypes.string_at(0)")
     with pytest.raises(EngineError, match="SIGSEGV"):
         ensure_llama_cpp_runs()
+
+
+def test_a_death_from_outside_is_no_verdict(build):
+    """The kernel short of memory kills any build: a sentence, but nothing is remembered."""
+    build.behave(on_decode=dies_from("SIGKILL"))
+    with pytest.raises(EngineError, match=r"killed \(SIGKILL\), usually because memory ran out"):
+        ensure_llama_cpp_runs()
+    assert remembered() is None
 
 
 def test_an_illegal_instruction_names_its_cure(build, monkeypatch):

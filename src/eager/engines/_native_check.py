@@ -34,12 +34,12 @@ _BOOTSTRAP = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from eager.engines._native_probe import main; main(sys.argv[2])"
 )
-_OTHER_PROCESSOR = "it was compiled for another processor, or gcc 12 compiled its AMX code wrongly"
 _WHY = {
-    "SIGILL": f"an instruction that this processor refuses; usually {_OTHER_PROCESSOR}",
-    "SIGKILL": "it was killed from outside; usually memory ran out",
+    "SIGILL": "an instruction that this processor refuses; usually it was compiled for another processor, or gcc 12"
+    " compiled its AMX code wrongly",
 }
 _WHY_ELSE = "usually a broken build, or one for another system"
+_FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")  # nothing that a build does to itself
 
 
 def ensure_llama_cpp_runs() -> None:
@@ -53,6 +53,10 @@ def ensure_llama_cpp_runs() -> None:
     status, said, complaint = _try_it()
     if status is not None and status < 0:
         name = _signal_name(-status)
+        if name in _FROM_OUTSIDE:
+            raise EngineError(
+                f"{_build()} was killed ({name}), usually because memory ran out: free some and try again"
+            )
         _remember(name)
         raise EngineError(what_it_died_of(name))
     if status == 0:
@@ -72,9 +76,9 @@ def remembered() -> str | None:
 
 def what_it_died_of(signal_name: str) -> str:
     """The sentence: which signal, why that usually is, and what cures it."""
+    where = f"on this processor ({this_processor().name})"
     why = _WHY.get(signal_name, _WHY_ELSE)
-    cure = "free some and try again" if signal_name == "SIGKILL" else f"build it for this one: {_cure()}"
-    return f"{_build()} dies on this processor ({this_processor().name}) with {signal_name}, {why}: {cure}"
+    return f"{_build()} dies {where} with {signal_name}, {why}: build it for this one: {_cure()}"
 
 
 def _try_it() -> tuple[int | None, str, str]:
