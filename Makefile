@@ -39,8 +39,9 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --upgrade pip
 
-$(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
-	@echo "Installing. llama-cpp-python is compiled from source the first time: about 5 minutes on 2 cores."
+# pip by itself would compile llama-cpp-python with the wrong flags, or take such a build from its cache.
+$(VENV)/.demo: pyproject.toml tools/llama_wheel.py | $(VENV)/bin/python
+	wheel=$$($(BIN)/python tools/llama_wheel.py) && $(BIN)/pip install -q --no-deps --force-reinstall "$$wheel"
 	$(BIN)/pip install -q -e '.[demo,report]'
 	touch $@
 

@@ -4,6 +4,7 @@ import functools
 import os
 from pathlib import Path
 
+import needs
 import pytest
 
 from eager.code_eval import Checker, CodeEvalError, Limits, ProblemSet, Sandbox, describe, environment_python
@@ -21,7 +22,9 @@ def evalplus_python() -> Path:
 def make_checker(limits: Limits, is_safe: bool = True) -> Checker:
     """To be closed after use."""
     if not PROBLEMS.is_file():
-        pytest.skip("EvalPlus's problems are not beside the project")
+        pytest.skip(needs.SHARED_DATA)
+    if is_safe:
+        needs.program("bwrap", "bubblewrap")
     try:
         python = evalplus_python()
         sandbox = Sandbox(describe(python), limits, is_safe=is_safe)

@@ -6,13 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import needs
 import pytest
 from code_checker import CACHE, PROBLEMS, make_checker
 
 from eager.code_eval import Limits
 from eager.store import Journal, PromptRecord, SequenceRecord
 
-pytest.importorskip("ijson", reason="reading result files needs the extra `report`")
+needs.package("ijson", "report")
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {"model_name": "m", "temperature": 0.6, "max_sequences": 4, "seed": 1, "n_prompts": 2}

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import needs
 import pytest
 from click.testing import CliRunner
 from hostile import hostile_folder
@@ -14,14 +15,15 @@ from result_builder import demo_folder, record, sequence, write_experiment_file
 
 from eager.cli.report import command
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="browser tests need pip install selenium")
+webdriver = needs.package("selenium.webdriver", "browser")
 for module in ("ijson", "matplotlib"):
-    pytest.importorskip(module, reason="the report needs the extra 'report'")
+    needs.package(module, "report")
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or DRIVER is None, reason="browser tests need apt-get install chromium chromium-driver"
+    CHROMIUM is None or DRIVER is None,
+    reason="chromium is missing: apt-get install chromium chromium-driver",
 )
 
 FLAGS = (

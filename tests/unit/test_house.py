@@ -13,7 +13,7 @@ SRC = Path(__file__).resolve().parents[2] / "src" / "eager"
 
 # From the ground up. A module imports from its own row's package or from rows below, never from above.
 LAYERS = [
-    {"types", "entropy", "randomness", "prefix", "words", "errors", "cache", "child", "atomic"},
+    {"types", "entropy", "randomness", "prefix", "words", "errors", "cache", "child", "atomic", "processor"},
     {"branching", "budget"},
     {"engines"},
     {"generate"},

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import needs
 import pytest
 
 from eager import child
@@ -92,7 +93,7 @@ def test_every_target_is_right_and_its_neighbours_target_is_wrong(grader: MathGr
     """Each target, boxed, is extracted and correct for its own problem and wrong for one with another target."""
     path = DATA / BENCHMARKS[name]
     if not path.exists():
-        pytest.skip("the benchmark files are not here")
+        pytest.skip(needs.SHARED_DATA)
     problems = load(name, data_path=path).problems
     targets = [problem.target for problem in problems if problem.target is not None]
     assert len(targets) == len(problems)

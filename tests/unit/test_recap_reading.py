@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import needs
 import numpy as np
 import pytest
 from result_builder import demo_folder, published_prompt, record, sequence, write_experiment_file, write_published
@@ -18,7 +19,7 @@ from eager.recap.parsing import UnreadableError, parse_answers, parse_entropies,
 from eager.recap.prompt import ReadPrompt
 from eager.recap.reading import Findings, RecapError, ResultFile, open_folder
 
-pytest.importorskip("ijson", reason="reading results needs the extra 'report'")
+needs.package("ijson", "report")
 
 OUTPUT = "2025-10-01_12-00-01"
 
@@ -71,7 +72,7 @@ def test_a_renamed_file_is_known_by_its_head() -> None:
 
 
 def test_published_answers_are_graded_now_and_equivalence_counts(tmp_path: Path) -> None:
-    pytest.importorskip("math_verify", reason="comparing fractions needs the extra 'math'")
+    needs.package("math_verify", "math")
     texts = ["Q? a", "Q? b", "Q? c"]
     rows = [[0.1, -9.0]] * 3
     prompt = published_prompt("Q?", "0.5", ["\\frac{1}{2}", "7", None], texts, rows)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import needs
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -24,7 +25,7 @@ from eager.recap.grades import Regrader
 from eager.recap.reading import Findings
 from eager.words import visible
 
-pytest.importorskip("ijson", reason="reading results needs the extra 'report'")
+needs.package("ijson", "report")
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -114,7 +115,7 @@ def test_peaks_are_means_above_the_sequences_own_percentile() -> None:
 
 
 def test_correlations_agree_with_scipy() -> None:
-    stats = pytest.importorskip("scipy.stats", reason="correlations need the extra 'report'")
+    stats = needs.package("scipy.stats", "report")
     x = np.array([0.1, 0.5, 0.3, 0.9])
     peaks = [np.repeat(value, len(PERCENTILES)).reshape(1, -1) for value in x]
     correct = [(True,), (False,), (True,), (False,)]

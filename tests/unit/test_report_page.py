@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import pytest
+import needs
 from click.testing import CliRunner
 from hostile import HOSTILE, hostile_folder
 from result_builder import (
@@ -30,7 +30,7 @@ from eager.report.detail import fork_character
 from eager.report.page import data_json
 
 for module in ("ijson", "matplotlib"):
-    pytest.importorskip(module, reason="the report needs the extra 'report'")
+    needs.package(module, "report")
 
 PLOTS = ("tradeoff", "pass_at_j", "branches", "sequences", "entropy")
 

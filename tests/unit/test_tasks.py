@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import needs
 import pytest
 from hypothesis import given, strategies as st
 
@@ -125,7 +126,7 @@ def test_without_the_datasets_library_the_error_says_what_to_install(monkeypatch
 def test_real_copies_load_completely(name: str, file: str, rows: int, first: str | None, last: str | None) -> None:
     """Every row of the published files is a problem with a prompt; first and last target are the published ones."""
     if not (DATA / file).exists():
-        pytest.skip("the benchmark files are not here")
+        pytest.skip(needs.SHARED_DATA)
     problems = load(name, data_path=DATA / file).problems
     assert len(problems) == rows
     assert all(problem.prompt.strip() for problem in problems)
@@ -221,8 +222,8 @@ def as_gzip(path: Path) -> None:
 
 
 def as_parquet(path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
+    pyarrow = needs.package("pyarrow", "tasks")
+    parquet = needs.package("pyarrow.parquet", "tasks")
     parquet.write_table(pyarrow.table({"q": ["one,\ntwo", "three"], "a": ["025", None]}), path)
 
 
@@ -326,7 +327,7 @@ def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
 def test_broken_files_are_named_with_their_line(tmp_path: Path, file: str, content: bytes, message: str) -> None:
     """Whatever a file holds, the error is one line that names it and the place in it."""
     if file.endswith(".parquet"):
-        pytest.importorskip("pyarrow")
+        needs.package("pyarrow", "tasks")
     (tmp_path / file).write_bytes(content)
     with pytest.raises(TaskError, match=message) as caught:
         load("mine", data_path=tmp_path / file, prompt_field="q")

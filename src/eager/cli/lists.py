@@ -28,11 +28,25 @@ def tasks() -> None:
 
 @click.command("engines", context_settings=CONTEXT_SETTINGS)
 def engines() -> None:
-    """List the engines, and what is missing to use them."""
+    """List the engines, what is missing to use them, and whether llama.cpp's code is known to run on this processor."""
     from eager.engines import ENGINES, is_installed
 
     for name, info in ENGINES.items():
-        _line(name, info.summary, [] if is_installed(name) else [f"needs pip install 'eager-gen[{info.extra}]'"])
+        if not is_installed(name):
+            notes = [f"needs pip install 'eager-gen[{info.extra}]'"]
+        else:
+            notes = [_native_code()] if name == "llama_cpp" else []
+        _line(name, info.summary, notes)
+
+
+def _native_code() -> str:
+    """What the check of llama.cpp's native code is known to have said; it is not made here."""
+    from eager.engines._native_check import RUNS, remembered, what_it_died_of
+
+    outcome = remembered()
+    if outcome is None:
+        return "not tried on this processor yet: the next run does that first"
+    return "runs on this processor" if outcome == RUNS else what_it_died_of(outcome)
 
 
 def _line(name: str, summary: str, notes: list[str]) -> None:

@@ -7,6 +7,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+from eager.engines._native_check import ensure_llama_cpp_runs
 from eager.engines.base import Engine, EngineError
 
 
@@ -79,6 +80,8 @@ def load_engine(name: str, model_name: str, **options: Any) -> Engine:
     info = ENGINES[name]
     if not is_installed(name):
         raise EngineError(f"engine '{name}' is not installed: pip install 'eager-gen[{info.extra}]'")
+    if info.needs == "llama_cpp":
+        ensure_llama_cpp_runs()  # before its import, which may be what it dies of
     engine: Engine = getattr(import_module(info.module), info.class_name)(
         model_name, **{name: value for name, value in options.items() if name in info.options}
     )

@@ -1,0 +1,42 @@
+"""Which processor this is, for what is built or tried once on each kind."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+"""Compiler flags (x86-64) for llama.cpp: with gcc 12 its AMX code ends in an illegal instruction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Processor:
+    """Its name and the instruction sets it has, as the system tells them."""
+
+    name: str
+    features: str
+
+    @property
+    def key(self) -> str:
+        """Short, fit for a file's name; another where native code may run differently."""
+        text = "\n".join((platform.machine(), self.name, self.features))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def is_x86_64() -> bool:
+    """Whether this is a processor that `NO_AMX` is for."""
+    return platform.machine().lower() in ("x86_64", "amd64")
+
+
+def this_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Processor:
+    """The first one of this machine; where Linux's `cpuinfo` is missing, only what Python knows."""
+    facts: dict[str, str] = {}
+    with suppress(OSError):
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            facts.setdefault(name.strip(), value.strip())
+    named = facts.get("model name") or platform.processor() or platform.machine()
+    return Processor(named, facts.get("flags") or facts.get("Features", ""))
