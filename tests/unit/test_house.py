@@ -31,6 +31,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 ENVIRONMENT = {
     "cache.py": "where the user wants caches",
     "child.py": "other Pythons get it without what would lead them astray, or with what keeps them on their way",
+    "engines/_native_check.py": "where llama-cpp-python looks for its library",
     "engines/_vllm_api.py": "vLLM is set by variables, and reads them when it is imported",
 }
 # `eager.child` is for what is asked more than once.
@@ -40,6 +41,7 @@ PROCESSES = {
     "code_eval/humaneval.py": "EvalPlus fetches its problems, once",
     "code_eval/judge.py": "EvalPlus's check forks",
     "code_eval/sandbox.py": "bubblewrap",
+    "engines/_native_check.py": "native code that may kill its process",
 }
 CORE = {"types", "entropy", "randomness", "branching", "budget", "generate"}
 

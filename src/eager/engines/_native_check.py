@@ -7,7 +7,6 @@ with it, without a word. The outcome is remembered in the cache folder, for this
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shlex
 import signal
@@ -21,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from eager.cache import cache_folder
+from eager.child import isolated
 from eager.engines._native_probe import IMPORTED
 from eager.engines._tiny_gguf import write_tiny_gguf
 from eager.engines.base import EngineError
@@ -29,11 +29,7 @@ from eager.processor import NO_AMX, is_x86_64, this_processor
 RUNS = "runs"
 _PACKAGE = "llama-cpp-python"
 _SECONDS = 120.0  # half a second on an idle machine
-# It finds its modules where this process does, and nothing in the current folder before that.
-_BOOTSTRAP = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from eager.engines._native_probe import main; main(sys.argv[2])"
-)
+_PROBE = "from eager.engines._native_probe import main; main(sys.argv[2])"
 _WHY = {
     "SIGILL": "an instruction that this processor refuses; usually it was compiled for another processor, or gcc 12"
     " compiled its AMX code wrongly",
@@ -88,7 +84,7 @@ def _try_it() -> tuple[int | None, str, str]:
             model_file = Path(folder) / "tiny.gguf"
             write_tiny_gguf(model_file)
             done = subprocess.run(
-                [sys.executable, "-I", "-c", _BOOTSTRAP, json.dumps(sys.path), str(model_file)],
+                [*isolated(_PROBE), str(model_file)],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
