@@ -15,7 +15,7 @@ from result_builder import demo_folder, record, sequence, write_experiment_file
 from eager.cli.report import command
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="browser tests need pip install selenium")
-for module in ("ijson", "matplotlib"):
+for module in ("ijson", "jinja2", "matplotlib"):
     pytest.importorskip(module, reason="the report needs the extra 'report'")
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
