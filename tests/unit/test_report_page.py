@@ -242,6 +242,20 @@ def test_a_run_without_targets_and_branches_is_reported(tmp_path: Path) -> None:
     assert page.detail(0, 0)["sequences"][0]["correct"] is None
 
 
+def test_a_card_says_more_where_nothing_was_saved_and_ungraded_where_nothing_is_graded(tmp_path: Path) -> None:
+    """Trees that cost three times as much as the baseline are not sold as a saving, nor ungraded ones as a score."""
+    for kind, n_tokens in (("parallel", 3), ("eager_init", 9)):
+        records = [record(kind, 0, [sequence("a", None, None, n_tokens=n_tokens)], target=None)]
+        write_experiment_file(tmp_path / "run", kind, records)
+    said = [text.strip() for _, text in Page(write(tmp_path / "run", tmp_path / "report.html")).said]
+    start = said.index("200.0 %")
+    assert [text for text in said[start:] if text][:3] == [
+        "200.0 %",
+        "more tokens than Full Parallel",
+        "ungraded from 1 sequence",
+    ]
+
+
 def test_what_is_missing_is_said_on_the_page(tmp_path: Path) -> None:
     """A damaged file is named on the page and by the exit code; the rest is reported."""
     folder = demo_folder(tmp_path / "run", n_prompts=2)

@@ -21,24 +21,21 @@ from eager.words import count, decimal, visible
 def write_page(file: TextIO, comparison: Comparison, collected: Collected, figures: Mapping[str, str]) -> None:
     """Write the whole page; the details of prompts one by one, so that the page is never held as a whole."""
     script = _asset("report.js")
-    pieces = (
-        environment()
-        .get_template("page.html")
-        .generate(
-            style=_asset("report.css"),
-            script=script,
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            subject=subject(comparison),
-            facts=facts(comparison),
-            cards=list(cards(comparison)),
-            comparison=comparison,
-            rows={row.measures.label: row for row in comparison.rows},
-            correlation_lines=list(correlation_lines(comparison)),
-            # matplotlib has escaped the texts in its drawings.
-            plots={name: Markup(svg) for name, svg in figures.items()},
-            data=_data(comparison, collected),
-            details=_details(comparison, collected),
-        )
+    template = environment().get_template("page.html")
+    pieces = template.generate(
+        style=_asset("report.css"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        subject=subject(comparison),
+        facts=facts(comparison),
+        cards=list(cards(comparison)),
+        comparison=comparison,
+        rows={row.measures.label: row for row in comparison.rows},
+        correlation_lines=list(correlation_lines(comparison)),
+        # matplotlib has escaped the texts in its drawings.
+        plots={name: Markup(svg) for name, svg in figures.items()},
+        data=_data(comparison, collected),
+        details=_details(comparison, collected),
     )
     file.writelines(pieces)
 
