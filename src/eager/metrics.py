@@ -4,8 +4,9 @@ Every score is the mean over prompts of one number a prompt (0 to 1), with a 95 
 A prompt none of whose sequences is graded says nothing and is left out; `n_prompts` is what remains.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -14,6 +15,10 @@ from numpy.typing import NDArray
 RESAMPLES = 2000
 # One fixed seed: the same grades give the same interval, and scores over the same prompts share their resamples.
 BOOTSTRAP_SEED = 20251013
+# Resamples times prompts held at once: 16 MB of counts, twice. A thousand prompts and fewer are one piece.
+_PIECE = 2**21
+# Pieces of whole blocks of rows give the same sums as one product does, to the last bit (BLAS works in such blocks).
+_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class GradedPrompt:
 
 @dataclass(frozen=True)
 class Score:
-    """A mean over `n_prompts` prompts and its 95 % interval; all None over no prompt.
+    """A mean over `n_prompts` prompts and its 95 % interval (None where none was asked for); all None over no prompt.
 
     `ties` counts the prompts whose majority vote was a draw (Cons@k only).
     """
@@ -66,6 +71,7 @@ class Summary:
 
 
 PromptScore: TypeAlias = Callable[[GradedPrompt], float | None]
+Matrix: TypeAlias = NDArray[np.float64]
 
 
 # One number a prompt; None where the prompt is to be left out.
@@ -105,6 +111,10 @@ def prompt_unbiased_pass(prompt: GradedPrompt, j: int) -> float | None:
         raise ValueError(f"pass@{j} needs at least {max(j, 1)} graded sequences a prompt; one prompt has {n}")
     if not n:
         return None
+    return _chance_of_a_correct_one(n, c, j)
+
+
+def _chance_of_a_correct_one(n: int, c: int, j: int) -> float:
     if n - c < j:
         return 1.0
     return float(1.0 - np.prod(1.0 - j / np.arange(n - c + 1, n + 1)))
@@ -121,7 +131,7 @@ def leading_groups(prompt: GradedPrompt) -> tuple[int, ...]:
 
 
 def per_prompt(prompts: Mapping[int, GradedPrompt], score: PromptScore) -> dict[int, float]:
-    """`score` of every prompt that has one: what `paired_difference` takes."""
+    """`score` of every prompt that has one: what `paired_differences` takes."""
     scores = {index: score(prompt) for index, prompt in prompts.items()}
     return {index: value for index, value in scores.items() if value is not None}
 
@@ -141,50 +151,119 @@ def pass_rate(prompts: Sequence[GradedPrompt]) -> Score:
 
 def cons_at_k(prompts: Sequence[GradedPrompt]) -> Score:
     """The share of prompts whose majority answer is correct; draws go to the first to appear, and are counted."""
-    voted = [(prompt, prompt_consensus(prompt)) for prompt in prompts]
-    ties = sum(len(leading_groups(prompt)) > 1 for prompt, score in voted if score is not None)
-    return _mean((score for _, score in voted), ties)
+    return replace(_mean(map(prompt_consensus, prompts)), ties=_ties(prompts))
 
 
 def pass_at_curve(prompts: Sequence[GradedPrompt]) -> tuple[Score, ...]:
     """Unbiased pass@1, pass@2, ... up to the smallest number of graded sequences that a prompt has."""
-    graded = [prompt for prompt in prompts if prompt.graded]
-    smallest = min((len(prompt.graded) for prompt in graded), default=0)
-    curve = [[prompt_unbiased_pass(prompt, j) for j in range(1, smallest + 1)] for prompt in graded]
-    return _means(np.array(curve, dtype=np.float64).reshape(len(graded), smallest))
+    return _means([_curves(prompts)])[0]
 
 
-def paired_difference(a: Mapping[int, float], b: Mapping[int, float]) -> Score:
-    """The mean of a - b over the prompts that both have, with its interval. Keys are prompt indices."""
-    return _mean(a[index] - b[index] for index in sorted(a.keys() & b.keys()))
+def paired_differences(pairs: Iterable[tuple[Mapping[int, float], Mapping[int, float]]]) -> list[Score]:
+    """For each (a, b) the mean of a - b over the prompts that both have, with its interval. Keys are prompt indices."""
+    columns = [_column(a[index] - b[index] for index in sorted(a.keys() & b.keys())) for a, b in pairs]
+    return [score for (score,) in _means(columns)]
 
 
-def summarise(prompts: Sequence[GradedPrompt]) -> Summary:
-    """Every score of one experiment, one entry of `prompts` a prompt."""
+def summarise(prompts: Sequence[GradedPrompt], with_intervals: bool = True) -> Summary:
+    """Every score of one experiment, one entry of `prompts` a prompt.
+
+    Intervals take RESAMPLES draws a prompt, the scores alone next to nothing: `with_intervals` says which is wanted.
+    """
+    scores = (prompt_passed, prompt_consensus, prompt_pass_rate)
+    columns = [_column(map(score, prompts)) for score in scores]
+    (passed,), (consensus,), (rate,), curve = _means([*columns, _curves(prompts)], with_intervals)
     return Summary(
         n_prompts=len(prompts),
         n_sequences=sum(len(prompt.correct) for prompt in prompts),
         n_ungraded=sum(prompt.correct.count(None) for prompt in prompts),
         n_without_answer=sum(prompt.groups.count(None) for prompt in prompts),
-        pass_at_k=pass_at_k(prompts),
-        cons_at_k=cons_at_k(prompts),
-        pass_rate=pass_rate(prompts),
-        pass_at_curve=pass_at_curve(prompts),
+        pass_at_k=passed,
+        cons_at_k=replace(consensus, ties=_ties(prompts)),
+        pass_rate=rate,
+        pass_at_curve=curve,
     )
 
 
-def _mean(scores: Iterable[float | None], ties: int = 0) -> Score:
-    kept = np.array([score for score in scores if score is not None], dtype=np.float64)
-    return replace(_means(kept.reshape(-1, 1))[0], ties=ties)
+def _ties(prompts: Sequence[GradedPrompt]) -> int:
+    return sum(len(leading_groups(prompt)) > 1 and prompt_consensus(prompt) is not None for prompt in prompts)
 
 
-def _means(scores: NDArray[np.float64]) -> tuple[Score, ...]:
-    """One Score a column of `scores`, shape (prompts, columns)."""
-    n, columns = scores.shape
+def _curves(prompts: Sequence[GradedPrompt]) -> Matrix:
+    """Unbiased pass@1 and on, shape (graded prompts, fewest graded sequences of one)."""
+    counts = [(len(prompt.graded), sum(prompt.graded)) for prompt in prompts if prompt.graded]
+    smallest = min((n for n, _ in counts), default=0)
+    # Few different pairs, however many prompts.
+    curves = {(n, c): [_chance_of_a_correct_one(n, c, j) for j in range(1, smallest + 1)] for n, c in set(counts)}
+    return np.array([curves[pair] for pair in counts], dtype=np.float64).reshape(len(counts), smallest)
+
+
+def _column(scores: Iterable[float | None]) -> Matrix:
+    """Shape (prompts that have a score, 1)."""
+    return np.fromiter((score for score in scores if score is not None), dtype=np.float64).reshape(-1, 1)
+
+
+def _mean(scores: Iterable[float | None]) -> Score:
+    return _means([_column(scores)])[0][0]
+
+
+def _means(tables: Sequence[Matrix], with_intervals: bool = True) -> list[tuple[Score, ...]]:
+    """One Score a column of each table, shape (prompts, columns)."""
+    sums = resampled_sums(tables) if with_intervals else [None] * len(tables)
+    return [_column_means(table, drawn) for table, drawn in zip(tables, sums, strict=True)]
+
+
+def _column_means(table: Matrix, sums: Matrix | None) -> tuple[Score, ...]:
+    n, columns = table.shape
     if n == 0:
         return tuple(Score(None, None, None, 0) for _ in range(columns))
-    # How often each prompt was drawn in each resample, (RESAMPLES, prompts): one product resamples every column.
-    drawn = np.random.default_rng(BOOTSTRAP_SEED).multinomial(n, np.full(n, 1.0 / n), size=RESAMPLES)
-    low, high = np.percentile(drawn @ scores / n, [2.5, 97.5], axis=0)
-    triples = zip(scores.mean(axis=0), low, high, strict=True)
-    return tuple(Score(float(value), float(lower), float(upper), n) for value, lower, upper in triples)
+    values = table.mean(axis=0)
+    if sums is None:
+        return tuple(Score(float(value), None, None, n) for value in values)
+    low, high = interval(sums / n)
+    return tuple(
+        Score(float(v), float(lower), float(upper), n) for v, lower, upper in zip(values, low, high, strict=True)
+    )
+
+
+# The bootstrap.
+
+
+def interval(estimates: Matrix) -> tuple[Matrix, Matrix]:
+    """The bounds between which 95 % of the resamples' estimates lie, along their first axis."""
+    low, high = np.percentile(estimates, [2.5, 97.5], axis=0)
+    return low, high
+
+
+def resampled_sums(tables: Sequence[Matrix]) -> list[Matrix]:
+    """For each table, shape (prompts, columns), the sums over each resample of its prompts: (RESAMPLES, columns).
+
+    Tables over as many prompts share one drawing of them. Memory is bounded: resamples are drawn in pieces.
+    """
+    sums = [np.zeros((RESAMPLES, table.shape[1])) for table in tables]
+    for n in {len(table) for table in tables} - {0}:
+        first = 0
+        for drawn in _drawn(n):
+            for table, total in zip(tables, sums, strict=True):
+                if len(table) == n:
+                    total[first : first + len(drawn)] = drawn @ table
+            first += len(drawn)
+    return sums
+
+
+def _drawn(n: int) -> Iterable[Matrix]:
+    """How often each of n prompts was drawn in each resample, (resamples, n) a piece, RESAMPLES in all."""
+    return (_only_piece(n),) if n * RESAMPLES <= _PIECE else _pieces(n, max(_ROWS, _PIECE // n // _ROWS * _ROWS))
+
+
+@lru_cache(maxsize=1)
+def _only_piece(n: int) -> Matrix:
+    """Kept, as a comparison asks for the same prompts again and again."""
+    return next(_pieces(n, RESAMPLES))
+
+
+def _pieces(n: int, rows: int) -> Iterator[Matrix]:
+    generator = np.random.default_rng(BOOTSTRAP_SEED)
+    for first in range(0, RESAMPLES, rows):
+        size = min(rows, RESAMPLES - first)
+        yield generator.multinomial(n, np.full(n, 1.0 / n), size=size).astype(np.float64)

@@ -75,7 +75,8 @@ def experiment_result(journal: Journal, experiment: str, grader: MathGrader) -> 
         experiment=experiment,
         n_prompts=len(graded),
         seconds=seconds,
-        scores=summarise(list(graded.values())),
+        # Intervals are for the end: of many prompts they take longer than everything else in a write.
+        scores=summarise(list(graded.values()), with_intervals=len(graded) == journal.settings["n_prompts"]),
         groups={index: prompt.groups for index, prompt in graded.items()},
         **totals,
     )

@@ -16,7 +16,7 @@ from result_builder import demo_folder, record, sequence, write_experiment_file
 from eager.cli.report import command
 
 webdriver = needs.package("selenium.webdriver", "browser")
-for module in ("ijson", "matplotlib"):
+for module in ("ijson", "jinja2", "matplotlib"):
     needs.package(module, "report")
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

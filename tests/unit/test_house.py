@@ -193,7 +193,7 @@ def test_help_imports_no_heavy_library():
     code = (
         "import sys; from click.testing import CliRunner; from eager.cli import main;"
         "assert CliRunner().invoke(main, ['run', '--help']).exit_code == 0;"
-        "heavy = {'numpy', 'torch', 'vllm', 'llama_cpp', 'datasets', 'math_verify', 'matplotlib', 'scipy'};"
+        "heavy = {'numpy', 'torch', 'vllm', 'llama_cpp', 'datasets', 'math_verify', 'matplotlib', 'scipy', 'jinja2'};"
         "print(heavy & set(sys.modules))"
     )
     assert (

@@ -1,18 +1,24 @@
 """The scores, against values worked by hand."""
 
 import math
+import tracemalloc
 from collections.abc import Callable
 from itertools import combinations
+from random import Random
 
+import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
+from eager import metrics
 from eager.metrics import (
+    BOOTSTRAP_SEED,
+    RESAMPLES,
     GradedPrompt,
     Score,
     cons_at_k,
     leading_groups,
-    paired_difference,
+    paired_differences,
     pass_at_curve,
     pass_at_k,
     pass_rate,
@@ -21,6 +27,7 @@ from eager.metrics import (
     prompt_pass_rate,
     prompt_passed,
     prompt_unbiased_pass,
+    resampled_sums,
     summarise,
 )
 
@@ -183,28 +190,119 @@ def test_the_interval_is_the_same_every_time() -> None:
     assert summarise(RAGGED) == summarise(list(RAGGED))
 
 
+def random_prompts(n: int, n_sequences: int = 6) -> list[GradedPrompt]:
+    """`n` prompts of different difficulty, every sequence of which is graded."""
+    random = Random(n)
+    prompts = []
+    for _ in range(n):
+        skill = random.random()
+        correct = tuple(random.random() < skill for _ in range(n_sequences))
+        prompts.append(GradedPrompt(correct, tuple(0 if right else random.choice([None, 1, 2]) for right in correct)))
+    return prompts
+
+
+def plain_bootstrap(scores: list[float]) -> tuple[float, float]:
+    """The interval as a text book has it: the whole matrix of draws at once."""
+    n = len(scores)
+    drawn = np.random.default_rng(BOOTSTRAP_SEED).multinomial(n, np.full(n, 1.0 / n), size=RESAMPLES)
+    low, high = np.percentile(drawn @ np.array(scores).reshape(-1, 1) / n, [2.5, 97.5], axis=0)
+    return float(low[0]), float(high[0])
+
+
+@pytest.mark.parametrize("n", [1, 2, 30, 198, 500])
+def test_every_interval_is_the_plain_bootstrap_to_the_last_digit(n: int) -> None:
+    """Sharing the draws between scores changes no figure: each is what it would be on its own."""
+    prompts = random_prompts(n)
+    summary = summarise(prompts)
+    assert (summary.pass_at_k.low, summary.pass_at_k.high) == plain_bootstrap(list(map(prompt_passed, prompts)))
+    assert (summary.pass_rate.low, summary.pass_rate.high) == plain_bootstrap(list(map(prompt_pass_rate, prompts)))
+    assert (summary.cons_at_k.low, summary.cons_at_k.high) == plain_bootstrap(list(map(prompt_consensus, prompts)))
+    for j, score in enumerate(summary.pass_at_curve, start=1):
+        alone = plain_bootstrap([prompt_unbiased_pass(prompt, j) for prompt in prompts])
+        assert (score.low, score.high) == pytest.approx(alone, abs=1e-12)
+
+
+def test_draws_in_pieces_are_the_draws_at_once() -> None:
+    """3,000 prompts do not fit one piece; the interval is still that of the whole matrix."""
+    prompts = random_prompts(3000)
+    assert 3000 * RESAMPLES > metrics._PIECE
+    summary = summarise(prompts)
+    # Sums of zeros and ones are exact, whatever their order.
+    assert (summary.pass_at_k.low, summary.pass_at_k.high) == plain_bootstrap(list(map(prompt_passed, prompts)))
+    rates = plain_bootstrap(list(map(prompt_pass_rate, prompts)))
+    assert (summary.pass_rate.low, summary.pass_rate.high) == pytest.approx(rates, abs=1e-12)
+
+
+def test_the_bootstrap_of_many_prompts_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """100,000 prompts take less than 64 MB, where all draws of even these 80 resamples would take 64 MB twice."""
+    monkeypatch.setattr(metrics, "RESAMPLES", 80)
+    table = np.random.default_rng(1).random((100_000, 4))
+    tracemalloc.start()
+    (sums,) = resampled_sums([table])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sums.mean(axis=0) == pytest.approx(table.sum(axis=0), rel=1e-2)
+    assert peak < 64e6
+
+
+@pytest.mark.parametrize("n", [7, 3000])
+def test_scores_over_the_same_prompts_share_one_drawing(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resamples are drawn once for all scores of an experiment, in one piece or in several."""
+    drawings = []
+    draw = metrics._drawn
+    monkeypatch.setattr(metrics, "_drawn", lambda n: drawings.append(n) or draw(n))
+    summarise(random_prompts(n))
+    assert drawings == [n]
+
+
+def test_without_intervals_nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scores alone are the same scores, and cost no resampling."""
+    whole = summarise(RAGGED)
+    monkeypatch.delattr(metrics, "_drawn")
+    bare = summarise(RAGGED, with_intervals=False)
+    assert [bare.pass_at_k.value, bare.cons_at_k.value, bare.pass_rate.value, bare.pass_at_curve[0].value] == [
+        whole.pass_at_k.value,
+        whole.cons_at_k.value,
+        whole.pass_rate.value,
+        whole.pass_at_curve[0].value,
+    ]
+    assert (bare.pass_rate.low, bare.pass_rate.high, bare.pass_rate.n_prompts) == (None, None, 4)
+
+
 def test_equal_prompts_leave_no_doubt() -> None:
     """Where every prompt has the same score, the interval is that score."""
     score = pass_rate([GradedPrompt((True, False), (0, 1))] * 7)
     assert (score.low, score.value, score.high) == pytest.approx((0.5, 0.5, 0.5))
 
 
+def one_difference(a: dict[int, float], b: dict[int, float]) -> Score:
+    (score,) = paired_differences([(a, b)])
+    return score
+
+
 def test_the_paired_difference_is_over_shared_prompts() -> None:
     """Only prompts 1 and 2 are in both: ((1 - 0) + (0.5 - 0)) / 2."""
-    difference = paired_difference({0: 1.0, 1: 1.0, 2: 0.5}, {1: 0.0, 2: 0.0, 3: 1.0})
+    difference = one_difference({0: 1.0, 1: 1.0, 2: 0.5}, {1: 0.0, 2: 0.0, 3: 1.0})
     assert (difference.value, difference.n_prompts) == (0.75, 2)
 
 
 def test_pairing_is_sharper_than_two_intervals() -> None:
     """A constant gain over prompts of very different difficulty is certain, though each score alone is not."""
     a = {i: 0.1 + 0.8 * (i % 2) for i in range(20)}
-    difference = paired_difference(a, {i: value - 0.1 for i, value in a.items()})
+    difference = one_difference(a, {i: value - 0.1 for i, value in a.items()})
     assert (difference.low, difference.high) == pytest.approx((0.1, 0.1))
+
+
+def test_differences_together_are_the_differences_apart() -> None:
+    """Pairs over the same prompts, and one over others, each get the interval that they have alone."""
+    a, b = {i: i / 20 for i in range(20)}, {i: (i % 3) / 2 for i in range(20)}
+    pairs = [(a, b), (b, a), (a, {3: 0.5, 4: 1.0})]
+    assert paired_differences(pairs) == [one_difference(*pair) for pair in pairs]
 
 
 def test_no_shared_prompt_gives_no_difference() -> None:
     """Two experiments over different prompts cannot be compared."""
-    assert paired_difference({0: 1.0}, {1: 1.0}) == Score(None, None, None, 0)
+    assert one_difference({0: 1.0}, {1: 1.0}) == Score(None, None, None, 0)
 
 
 def test_per_prompt_scores_leave_out_what_has_none() -> None:

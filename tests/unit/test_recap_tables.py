@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from result_builder import demo_folder, published_prompt, record, sequence, write_experiment_file, write_published
 
 from eager.cli.recap import command
+from eager.metrics import BOOTSTRAP_SEED, RESAMPLES
 from eager.recap import as_csv, as_json, recap, write_large
 from eager.recap.collect import folder_labels
 from eager.recap.compare import saved_share
@@ -103,6 +104,15 @@ def test_an_interval_of_savings_comes_from_resampled_prompts() -> None:
     assert score.low == pytest.approx(0.1)
     assert score.high == pytest.approx(0.9)
     assert saved_share([]).value is None
+
+
+def test_an_interval_of_savings_is_the_plain_bootstrap_of_both_sums() -> None:
+    """Used and reference tokens are summed over the same resamples, to the last digit."""
+    totals = np.random.default_rng(7).integers(1, 9000, (200, 2)).astype(np.float64)
+    drawn = np.random.default_rng(BOOTSTRAP_SEED).multinomial(200, np.full(200, 1 / 200), size=RESAMPLES)
+    used, reference = (drawn @ totals).T
+    score = saved_share([(int(a), int(b)) for a, b in totals])
+    assert (score.low, score.high) == tuple(np.percentile(1 - used / reference, [2.5, 97.5]))
 
 
 def test_peaks_are_means_above_the_sequences_own_percentile() -> None:

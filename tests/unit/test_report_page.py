@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
+import tracemalloc
 import zlib
 from html.parser import HTMLParser
 from pathlib import Path
@@ -27,16 +29,17 @@ from eager.cli.report import command
 from eager.recap import recap
 from eager.report.collected import Collected
 from eager.report.detail import fork_character
-from eager.report.page import data_json
+from eager.report.page import environment, write_page
+from eager.words import visible
 
-for module in ("ijson", "matplotlib"):
+for module in ("ijson", "jinja2", "matplotlib"):
     needs.package(module, "report")
 
 PLOTS = ("tradeoff", "pass_at_j", "branches", "sequences", "entropy")
 
 
 class Page(HTMLParser):
-    """Which elements a page has, and what it would load."""
+    """Which elements a page has, what it would load, and the text in each (`said`: tag, text)."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -44,6 +47,7 @@ class Page(HTMLParser):
         self.loads: list[str] = []
         self.handlers: list[str] = []
         self.blocks: dict[str, str] = {}
+        self.said: list[tuple[str, str]] = []
         self._block: str | None = None
         self.feed(text)
 
@@ -59,6 +63,8 @@ class Page(HTMLParser):
                 self.handlers.append(name)
 
     def handle_data(self, data: str) -> None:
+        if self.tags:
+            self.said.append((self.tags[-1], data))
         if self._block is not None:
             self.blocks[self._block] = self.blocks.get(self._block, "") + data
 
@@ -73,6 +79,7 @@ def write(folder: Path, output: Path) -> str:
 
 
 def test_the_page_loads_nothing(tmp_path: Path) -> None:
+    """No element, style or script of the page asks for anything outside it."""
     text = write(demo_folder(tmp_path / "run"), tmp_path / "report.html")
     page = Page(text)
     assert page.loads == []
@@ -80,6 +87,7 @@ def test_the_page_loads_nothing(tmp_path: Path) -> None:
 
 
 def test_every_plot_is_there_as_png_and_svg(tmp_path: Path) -> None:
+    """Beside the page lies every plot, as a PNG and as an SVG that parses."""
     write(demo_folder(tmp_path / "run"), tmp_path / "report.html")
     for name in PLOTS:
         assert (tmp_path / "report_plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -87,6 +95,7 @@ def test_every_plot_is_there_as_png_and_svg(tmp_path: Path) -> None:
 
 
 def test_every_prompt_of_every_experiment_has_its_detail(tmp_path: Path) -> None:
+    """The list names all experiments and prompts, and each prompt unpacks to its sequences and forks."""
     page = Page(write(demo_folder(tmp_path / "run", n_prompts=3, max_sequences=4), tmp_path / "report.html"))
     data = json.loads(page.blocks["data"])
     assert [experiment["kind"] for experiment in data["experiments"]] == [
@@ -103,6 +112,7 @@ def test_every_prompt_of_every_experiment_has_its_detail(tmp_path: Path) -> None
 
 
 def test_hostile_texts_add_no_element_and_no_handler(tmp_path: Path) -> None:
+    """Whatever a model or a file says, the page has the elements of a calm one, and no invisible character."""
     calm = Page(write(demo_folder(tmp_path / "calm", n_prompts=1), tmp_path / "calm.html"))
     text = write(hostile_folder(tmp_path / "run"), tmp_path / "report.html")
     page = Page(text)
@@ -115,6 +125,7 @@ def test_hostile_texts_add_no_element_and_no_handler(tmp_path: Path) -> None:
 
 
 def test_hostile_texts_are_still_there_to_read(tmp_path: Path) -> None:
+    """Nothing of a hostile text is dropped: markup is kept as text, what is invisible gets a sign."""
     page = Page(write(hostile_folder(tmp_path / "run"), tmp_path / "report.html"))
     detail = page.detail(0, 1)
     assert "<script>window.pwned=1</script>" in detail["prompt"]
@@ -125,37 +136,128 @@ def test_hostile_texts_are_still_there_to_read(tmp_path: Path) -> None:
 
 
 def test_json_in_the_page_cannot_end_its_element() -> None:
-    text = data_json({"text": HOSTILE})
-    assert not set("<>&\u2028") & set(text)
+    """JSON holds no character of markup, neither `</script>` nor `<!--`, and is the same data when parsed."""
+    text = environment().from_string("{{ data | tojson }}").render(data={"text": HOSTILE})
+    assert not set("<>&'\u2028") & set(text)
     assert json.loads(text) == {"text": HOSTILE}
 
 
+def test_the_list_of_prompts_stands_in_such_json(tmp_path: Path) -> None:
+    """The page's own data block goes through that filter: markup in a prompt is data there."""
+    block = Page(write(hostile_folder(tmp_path / "run"), tmp_path / "report.html")).blocks["data"]
+    assert not set("<>&'\u2028") & set(block)
+    (prompt,) = json.loads(block)["prompts"]
+    assert prompt["text"].startswith("</script><script>window.pwned=1</script><img src=x onerror")
+    assert prompt["target"].startswith("</script><script>window.pwned=1</script><img src=x onerror")
+
+
+# A file's or a folder's name cannot hold a slash.
+NASTY = "<img src=x onerror=pwn> <script><!-- &lt; \" ' {{ style }} {% raw %} \x1b[31m \u202e"
+
+
+@pytest.fixture(scope="module")
+def nasty_page(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """Two folders whose names and files are hostile, one of them ungraded, with a damaged file of a hostile name."""
+    home = tmp_path_factory.mktemp("nasty")
+    folders = [home / f"{NASTY} {i}" for i in (1, 2)]
+    for folder, correct in zip(folders, (True, None), strict=True):
+        for kind in ("parallel", "eager_init"):
+            path = write_experiment_file(folder, kind, [record(kind, 0, [sequence("a", "42", correct)])])
+            head = json.loads(path.read_text(encoding="utf-8"))
+            head["model_name"] = head["extra"]["data_name"] = head["extra"]["engine"] = NASTY
+            path.write_text(json.dumps(head), encoding="utf-8")
+    (folders[0] / f"{NASTY}_aware_results__th2.5.json").write_text("{", encoding="utf-8")
+    CliRunner().invoke(command, [*map(str, folders), "--output", str(home / "report.html")])
+    return Page((home / "report.html").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("tag", "pattern", "times"),
+    [
+        ("title", "EAGer report: {0} on {0}", 1),
+        ("h1", "{0} on {0}", 1),
+        ("li", "{0}", 1),  # the engine, among the facts
+        ("li", "'.*{0} 1/{0}_aware_results__th2.5.json' is not JSON .*", 1),  # a problem
+        ("li", ".*{0} 2.*: 1 of 1 sequence are ungraded", 2),  # a notice an experiment
+        ("span", "{0} 1", 1 + 2 + 2 * 3),  # a card, two rows of results, three pairs each
+    ],
+    ids=["title", "heading", "fact", "problem", "notice", "folder"],
+)
+def test_every_place_shows_a_hostile_text_as_text(nasty_page: Page, tag: str, pattern: str, times: int) -> None:
+    """Names of models, data, engines, files and folders are read as they are: escaped, and visible."""
+    expected = re.compile(pattern.format(re.escape(visible(NASTY))))
+    said = [text for found, text in nasty_page.said if found == tag and expected.fullmatch(text.strip())]
+    assert len(said) == times
+
+
+def test_hostile_names_add_no_element_and_no_handler(nasty_page: Page) -> None:
+    """The page of hostile names has the scripts of a page and no image, no handler, no load."""
+    assert nasty_page.tags.count("script") == 2 + 4  # the list and the program, a detail an experiment
+    assert "img" not in nasty_page.tags
+    assert nasty_page.handlers == nasty_page.loads == []
+
+
+def test_the_page_is_never_held_as_a_whole(tmp_path: Path) -> None:
+    """Sixty details of 1 MB are written one by one: the page's 60 MB take less than 10 MB."""
+    collected = Collected()
+    comparison = recap([demo_folder(tmp_path / "run", n_prompts=2)], collected.see)
+    collected.details = {(key, comparison.rows[0].measures.label): "A" * 2**20 for key in range(60)}
+    tracemalloc.start()
+    with (tmp_path / "report.html").open("w", encoding="utf-8") as file:
+        write_page(file, comparison, collected, dict.fromkeys(PLOTS, "<svg></svg>"))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (tmp_path / "report.html").stat().st_size > 60 * 2**20
+    assert peak < 10e6
+
+
 def test_only_the_pages_own_script_may_run(tmp_path: Path) -> None:
+    """The policy allows one script, by the hash of the page's own, and nothing else by default."""
     text = write(hostile_folder(tmp_path / "run"), tmp_path / "report.html")
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
     assert "default-src 'none'" in policy
-    assert re.search(r"script-src 'sha256-[\w+/=]+';", policy)
+    (script,) = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in policy
 
 
 def test_a_fork_is_found_though_both_tokens_begin_alike() -> None:
+    """The text before the fork decides where two sequences part, not the first letter that differs."""
     parent, child, before = "P: so it is fav 1", "P: so it is favour 2", "so it is"
     assert fork_character(parent, child, before, 3) == len("P: so it is")
     assert fork_character(parent, child, "", 3) == 3
 
 
 def test_the_same_results_give_the_same_page(tmp_path: Path) -> None:
+    """Two reports of one folder are the same to the last byte."""
     folder = demo_folder(tmp_path / "run", n_prompts=3)
     assert write(folder, tmp_path / "a" / "report.html") == write(folder, tmp_path / "b" / "report.html")
 
 
 def test_a_run_without_targets_and_branches_is_reported(tmp_path: Path) -> None:
+    """A single ungraded experiment without a tree gives a page, and is called ungraded in it."""
     records = [record("parallel", 0, [sequence("a", None, None)], target=None)]
     write_experiment_file(tmp_path / "run", "parallel", records)
     page = Page(write(tmp_path / "run", tmp_path / "report.html"))
     assert page.detail(0, 0)["sequences"][0]["correct"] is None
 
 
+def test_a_card_says_more_where_nothing_was_saved_and_ungraded_where_nothing_is_graded(tmp_path: Path) -> None:
+    """Trees that cost three times as much as the baseline are not sold as a saving, nor ungraded ones as a score."""
+    for kind, n_tokens in (("parallel", 3), ("eager_init", 9)):
+        records = [record(kind, 0, [sequence("a", None, None, n_tokens=n_tokens)], target=None)]
+        write_experiment_file(tmp_path / "run", kind, records)
+    said = [text.strip() for _, text in Page(write(tmp_path / "run", tmp_path / "report.html")).said]
+    start = said.index("200.0 %")
+    assert [text for text in said[start:] if text][:3] == [
+        "200.0 %",
+        "more tokens than Full Parallel",
+        "ungraded from 1 sequence",
+    ]
+
+
 def test_what_is_missing_is_said_on_the_page(tmp_path: Path) -> None:
+    """A damaged file is named on the page and by the exit code; the rest is reported."""
     folder = demo_folder(tmp_path / "run", n_prompts=2)
     (folder / "eager_th2.2.json").write_text("{", encoding="utf-8")
     result = CliRunner().invoke(command, [str(folder), "--output", str(tmp_path / "report.html")])
@@ -166,12 +268,14 @@ def test_what_is_missing_is_said_on_the_page(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_results_writes_no_page(tmp_path: Path) -> None:
+    """Where there is nothing to report, no empty page is left behind."""
     result = CliRunner().invoke(command, [str(tmp_path), "--output", str(tmp_path / "report.html")])
     assert result.exit_code == 1
     assert not (tmp_path / "report.html").exists()
 
 
 def test_a_branch_whose_sequences_are_unknown_still_counts_in_the_plots(tmp_path: Path) -> None:
+    """A published branch that fits no two texts is counted, and shown in no tree."""
     branch = {
         "seq_idx": 0, "gen_step": 9, "auto_selected_token": " x", "entropy": 2.6, "entropy_threshold": 2.5,
         "man_token_original": " x", "man_token_branch": " y", "new_seq_idx": 1, "last_generated_chars": "elsewhere",

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from eager.results import write_experiment
 from eager.store import (
     BranchRecord,
     Journal,
@@ -146,3 +147,25 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         write_result_file(path, {"a": 2}, "list", broken())
     assert path.read_text() == before
     assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+
+
+class AllAlike:
+    """A grader to which all answers are one."""
+
+    def group(self, answers):
+        return [None if answer is None else 0 for answer in answers]
+
+
+def test_a_result_file_has_its_intervals_once_it_is_complete(tmp_path):
+    """They are not drawn anew at every write of a run that goes on; the scores are there all the while."""
+    names = ("model_name", "data_name", "engine", "temperature", "max_sequences", "seed")
+    journal = Journal(tmp_path / "out", {**dict.fromkeys(names), "n_prompts": 2})
+    rates = []
+    for index in range(2):
+        journal.append(record(index, "parallel"))
+        write_experiment(journal, "parallel", AllAlike())
+        head = json.loads((tmp_path / "out" / "parallel.json").read_text(encoding="utf-8"))
+        rate = head["results"]["details"]["pass_rate"]
+        rates.append((head["status"]["state"], rate["value"], rate["low"], rate["high"]))
+    journal.close()
+    assert rates == [("RUNNING", 1.0, None, None), ("COMPLETED", 1.0, 1.0, 1.0)]

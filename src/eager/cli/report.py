@@ -23,7 +23,7 @@ def command(folders: tuple[Path, ...], output: Path | None) -> None:
 
     Exits with 1 where something could not be read; the rest is reported all the same, and the page says so.
     """
-    require("ijson", "matplotlib")
+    require("ijson", "jinja2", "matplotlib")
     from eager.recap import RecapError
     from eager.report import write_report
 

@@ -9,17 +9,17 @@ from itertools import combinations
 import numpy as np
 
 from eager.metrics import (
-    BOOTSTRAP_SEED,
-    RESAMPLES,
     GradedPrompt,
     PromptScore,
     Score,
     Summary,
-    paired_difference,
+    interval,
+    paired_differences,
     per_prompt,
     prompt_consensus,
     prompt_pass_rate,
     prompt_passed,
+    resampled_sums,
     summarise,
 )
 from eager.recap.correlation import Correlation, ScipyMissingError, correlations
@@ -131,10 +131,8 @@ def saved_share(pairs: Seq[tuple[int, int]]) -> Score:
     n = len(totals)
     if n == 0 or totals[:, 1].sum() == 0:
         return Score(None, None, None, n)
-    drawn = np.random.default_rng(BOOTSTRAP_SEED).multinomial(n, np.full(n, 1.0 / n), size=RESAMPLES)
-    used, reference = (drawn @ totals).T
-    shares = 1.0 - used[reference > 0] / reference[reference > 0]
-    low, high = np.percentile(shares, [2.5, 97.5])
+    used, reference = resampled_sums([totals])[0].T
+    low, high = interval(1.0 - used[reference > 0] / reference[reference > 0])
     return Score(float(1.0 - totals[:, 0].sum() / totals[:, 1].sum()), float(low), float(high), n)
 
 
@@ -142,10 +140,8 @@ def _difference(a: Measures, b: Measures) -> Difference:
     saved = _saved(a, b)
     tokens = Score(_minus(saved.value), _minus(saved.high), _minus(saved.low), saved.n_prompts)
     graded_a, graded_b = _graded(a), _graded(b)
-    scores = {
-        name: paired_difference(per_prompt(graded_a, score), per_prompt(graded_b, score))
-        for name, score in SCORES.items()
-    }
+    pairs = [(per_prompt(graded_a, score), per_prompt(graded_b, score)) for score in SCORES.values()]
+    scores = dict(zip(SCORES, paired_differences(pairs), strict=True))
     return Difference(first=a.label, second=b.label, tokens=tokens, **scores)
 
 

@@ -1,61 +1,70 @@
-"""The page: a skeleton filled once, with everything of a model's or a file's making escaped or packed."""
+"""The page: a template filled piece by piece, with everything of a model's or a file's making escaped or packed."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from typing import Any, TextIO
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from eager.recap.compare import Comparison
 from eager.recap.naming import title
 from eager.report.collected import Collected
-from eager.report.sections import correlation_table, differences_table, findings_html, heading, results_table
-
-_PLACE = re.compile(r"\{\{([a-z_]+)\}\}")
+from eager.report.sections import cards, correlation_lines, facts, subject
+from eager.words import count, decimal, visible
 
 
 def write_page(file: TextIO, comparison: Comparison, collected: Collected, figures: Mapping[str, str]) -> None:
     """Write the whole page; the details of prompts one by one, so that the page is never held as a whole."""
-    skeleton = _asset("page.html")
-    before, after = skeleton.split("{{details}}")
-    parts = _parts(comparison, collected, figures)
-    file.write(_fill(before, parts))
-    columns = {row.measures.label: column for column, row in enumerate(comparison.rows)}
-    for (key, label), packed in collected.details.items():
-        if label in columns:
-            file.write(f'<script type="text/plain" id="detail-{key}-{columns[label]}">{packed}</script>\n')
-    file.write(_fill(after, parts))
-
-
-def _parts(comparison: Comparison, collected: Collected, figures: Mapping[str, str]) -> dict[str, str]:
     script = _asset("report.js")
-    return {
-        "style": _asset("report.css"),
-        "script": script,
-        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        **heading(comparison),
-        "findings": findings_html(comparison.findings),
-        "results": results_table(comparison),
-        "differences": differences_table(comparison),
-        "correlations": correlation_table(comparison),
-        **{f"plot_{name}": svg for name, svg in figures.items()},
-        "data": data_json(_data(comparison, collected)),
-    }
+    template = environment().get_template("page.html")
+    pieces = template.generate(
+        style=_asset("report.css"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        subject=subject(comparison),
+        facts=facts(comparison),
+        cards=list(cards(comparison)),
+        comparison=comparison,
+        rows={row.measures.label: row for row in comparison.rows},
+        correlation_lines=list(correlation_lines(comparison)),
+        # matplotlib has escaped the texts in its drawings.
+        plots={name: Markup(svg) for name, svg in figures.items()},
+        data=_data(comparison, collected),
+        details=_details(comparison, collected),
+    )
+    file.writelines(pieces)
 
 
-def _fill(text: str, parts: Mapping[str, str]) -> str:
-    """`text` with every {{name}} replaced; what is put in is not looked at again."""
-    return _PLACE.sub(lambda match: parts[match[1]], text)
+def environment() -> Environment:
+    """Templates in which every text is made visible and escaped, and a name that is not there is an error."""
+    environment = Environment(
+        loader=PackageLoader("eager.report", "assets"),
+        autoescape=True,
+        finalize=_finalize,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        count=count,
+        decimal=decimal,
+        percentile="p {:g}".format,
+        percent=lambda share, signed=False: decimal(100 * share, signed=signed),
+        thousands="{:,}".format,
+        title=lambda experiment: title(experiment.kind, experiment.threshold),
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    return environment
 
 
-def data_json(data: Any) -> str:
-    """JSON that cannot end the script element it stands in, nor begin a comment in it."""
-    text = json.dumps(data, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+def _finalize(value: Any) -> Any:
+    """Called with all that a template puts in; markup stays as it is."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _data(comparison: Comparison, collected: Collected) -> dict[str, Any]:
@@ -95,5 +104,14 @@ def _cells(comparison: Comparison, key: int) -> list[list[int] | None]:
     return cells
 
 
-def _asset(name: str) -> str:
-    return files("eager.report").joinpath("assets", name).read_text(encoding="utf-8")
+def _details(comparison: Comparison, collected: Collected) -> Iterator[tuple[int, int, str]]:
+    """(prompt key, column of the experiment, packed detail)."""
+    columns = {row.measures.label: column for column, row in enumerate(comparison.rows)}
+    for (key, label), packed in collected.details.items():
+        if label in columns:
+            yield key, columns[label], packed
+
+
+def _asset(name: str) -> Markup:
+    """A file of ours, put in as it is."""
+    return Markup(files("eager.report").joinpath("assets", name).read_text(encoding="utf-8"))
