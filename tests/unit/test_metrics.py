@@ -152,7 +152,7 @@ def test_the_curve_holds_the_single_points() -> None:
     prompts = dict(enumerate(RAGGED[1:3]))
     chances = [per_prompt(prompts, lambda prompt, j=j: prompt_unbiased_pass(prompt, j)) for j in (1, 2, 3)]
     none = dict.fromkeys(prompts, 0.0)
-    assert pass_at_curve(list(prompts.values())) == tuple(paired_difference(chance, none) for chance in chances)
+    assert pass_at_curve(list(prompts.values())) == tuple(paired_differences((chance, none) for chance in chances))
 
 
 @pytest.mark.parametrize("j", [0, -1, 2])

@@ -14,6 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import needs
+import pytest
 from click.testing import CliRunner
 from hostile import HOSTILE, hostile_folder
 from result_builder import (
