@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import needs
 import pytest
 
 from eager import child
@@ -218,14 +219,14 @@ def test_the_traps_work(trap: Path, tmp_path: Path) -> None:
 
 def test_a_command_runs_nothing_from_the_current_folder(trap: Path, tmp_path: Path) -> None:
     """`eager recap .` in a folder of unknown origin grades its answers, and runs none of its modules."""
-    pytest.importorskip("ijson")
+    needs.package("ijson", "report")
     assert is_graded(run_in(trap, script(tmp_path, "from eager.cli import main; main()"), "recap", "--json", "."))
     assert not (tmp_path / "ran").exists()
 
 
 def test_python_m_runs_nothing_but_what_python_itself_looks_up(trap: Path, tmp_path: Path) -> None:
     """`python -m` finds runpy and the package in the current folder before a line of ours runs; after that, nothing."""
-    pytest.importorskip("ijson")
+    needs.package("ijson", "report")
     for name in ("eager", "runpy", "types"):
         (trap / f"{name}.py").unlink()
     assert is_graded(run_in(trap, "-m", "eager", "recap", "--json", "."))
