@@ -179,17 +179,10 @@ class Brancher:
             raise RuntimeError("the tree has open sequences")
         return Generation(
             sequences=tuple(_sequence_result(sequence) for sequence in self._sequences),
-            branches=tuple(self._with_new_id(branch) for branch in self._branches),
+            branches=tuple(map(_with_new_id, self._branches, self._sequences[self._config.n_roots :])),
             recomputed=self._recomputed,
             discarded=self._discarded,
         )
-
-    def _with_new_id(self, branch: Branch) -> Branch:
-        """Under `sample` the child's first token is known only once the child has drawn it."""
-        if branch.new_id is not None:
-            return branch
-        own_tokens = self._sequences[branch.new_seq].tokens[branch.position :]
-        return replace(branch, new_id=own_tokens[0] if own_tokens else None)
 
     # -- examining, in the order of (position, sequence) --------------------------------------------------------
 
@@ -253,7 +246,7 @@ class Brancher:
         kept, new = split
         child = self._add_sequence(sequence.index, list(sequence.tokens))
         self._branches.append(
-            Branch(sequence.index, self._position, entropy, threshold, sampled, kept, new, child.index)
+            Branch(sequence.index, self._position, entropy, threshold, child.index, sampled, kept, new)
         )
         self._end_position = self._position + 1 + self._config.max_tokens_without_branch
         may_branch = len(self._sequences) < self._config.max_sequences
@@ -351,6 +344,12 @@ def _monitored_tokens(delta: Delta) -> Iterable[Token]:
             raise ValueError(f"sequence {delta.seq_id} is monitored, yet the engine reported no entropies for it")
         return ()
     return zip(delta.token_ids, delta.entropies, delta.best_ids, delta.best_logprobs, strict=True)
+
+
+def _with_new_id(branch: Branch, child: _Sequence) -> Branch:
+    """Under `sample` the child's first token is known only once the child has drawn it."""
+    own_tokens = child.tokens[branch.position :]
+    return replace(branch, new_id=own_tokens[0] if own_tokens else None)
 
 
 def _sequence_result(sequence: _Sequence) -> SequenceResult:

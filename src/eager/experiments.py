@@ -15,7 +15,7 @@ from eager.errors import EagerError
 from eager.generate import Generator, Progress
 from eager.grading import MathGrader
 from eager.results import ExperimentResult, experiment_name, write_experiment
-from eager.store import BranchRecord, Journal, PromptRecord, SequenceRecord
+from eager.store import Journal, PromptRecord, SequenceRecord
 from eager.tasks import LoadedTask, Problem
 from eager.types import Branch, BranchConfig, Generation, SequenceResult, TreeJob
 
@@ -202,10 +202,11 @@ class Run:
     def _to_record(self, name: str, index: int, trees: list[Generation], first_sequence: int) -> PromptRecord:
         problem = self._task.problems[index]
         sequences: list[SequenceRecord] = []
-        branches: list[BranchRecord] = []
+        branches: list[Branch] = []
         for tree in trees:
             offset = first_sequence + len(sequences)
-            branches.extend(self._branch_record(branch, tree, offset) for branch in tree.branches)
+            pairs = zip(tree.branches, tree.children, strict=True)
+            branches.extend(self._with_text(branch, child, offset) for branch, child in pairs)
             sequences.extend(self._sequence_record(sequence, problem, offset) for sequence in tree.sequences)
         return PromptRecord(
             experiment=name,
@@ -234,26 +235,32 @@ class Run:
             entropies=sequence.entropies[sequence.fork :],
             text=text,
             finish_reason=sequence.finish_reason,
-            parent=None if sequence.parent is None else sequence.parent + offset,
+            parent=_shifted(sequence.parent, offset),
             fork=sequence.fork,
             answer=answer,
             correct=correct,
             error=sequence.error,
         )
 
-    def _branch_record(self, branch: Branch, tree: Generation, offset: int) -> BranchRecord:
-        before = tree.sequences[branch.new_seq].token_ids[: branch.position]
-        return BranchRecord(
-            seq=branch.seq + offset,
-            position=branch.position,
-            entropy=branch.entropy,
-            threshold=branch.threshold,
-            sampled_token=self._engine.decode([branch.sampled_id]),
-            kept_token=self._engine.decode([branch.kept_id]),
-            new_token=None if branch.new_id is None else self._engine.decode([branch.new_id]),
-            new_seq=branch.new_seq + offset,
+    def _with_text(self, branch: Branch, child: SequenceResult, offset: int) -> Branch:
+        """The branch as the record has it: numbered among the prompt's sequences, its tokens as text."""
+        before = child.token_ids[: branch.position]
+        return replace(
+            branch,
+            seq=_shifted(branch.seq, offset),
+            new_seq=_shifted(branch.new_seq, offset),
+            sampled_token=self._text(branch.sampled_id),
+            kept_token=self._text(branch.kept_id),
+            new_token=self._text(branch.new_id),
             text_before=self._engine.decode(before[-_SHOWN_BEFORE_BRANCH:]),
         )
+
+    def _text(self, token_id: int | None) -> str | None:
+        return None if token_id is None else self._engine.decode([token_id])
+
+
+def _shifted(seq: int | None, offset: int) -> int | None:
+    return None if seq is None else seq + offset
 
 
 def _encode(engine: Engine, task: LoadedTask, problem: Problem) -> tuple[int, ...]:

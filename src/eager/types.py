@@ -146,17 +146,22 @@ Action = Open | Close | Unmonitor
 class Branch:
     """One branch as it happened: at `position`, `seq` went on with `kept_id` and `new_seq` began with `new_id`.
 
-    `new_id` is None only where the new sequence failed before its first token.
+    `new_id` is None where the new sequence failed before its first token; ids and sequences are None where the file
+    that was read does not say them. The tokens as text, and what stood before them, are added when a record is made.
     """
 
-    seq: int
+    seq: int | None
     position: int
     entropy: float
     threshold: float
-    sampled_id: int
-    kept_id: int
-    new_id: int | None
-    new_seq: int
+    new_seq: int | None
+    sampled_id: int | None = None
+    kept_id: int | None = None
+    new_id: int | None = None
+    sampled_token: str | None = None
+    kept_token: str | None = None
+    new_token: str | None = None
+    text_before: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +191,11 @@ class Generation:
     branches: tuple[Branch, ...] = ()
     recomputed: int = 0
     discarded: int = 0
+
+    @property
+    def children(self) -> tuple[SequenceResult, ...]:
+        """The sequences that the branches began, one each and in their order; the roots come before them."""
+        return self.sequences[len(self.sequences) - len(self.branches) :]
 
     @property
     def n_tokens(self) -> int:
