@@ -8,10 +8,21 @@ from hypothesis import given, settings, strategies as st
 
 from eager.branching import BRANCH_RULES, Brancher, RunningPercentile
 from eager.engines.scripted import ScriptedEngine, draw_scripted
-from eager.entropy import MAX_ENTROPY
 from eager.generate import Generator
 from eager.randomness import sequence_seed, uniform
-from eager.types import BranchConfig, Close, Delta, Open, SamplingParams, Stops, TreeJob, Unmonitor
+from eager.types import (
+    MAX_ENTROPY,
+    BranchConfig,
+    Close,
+    Delta,
+    Open,
+    Request,
+    SamplingParams,
+    Stops,
+    Token,
+    TreeJob,
+    Unmonitor,
+)
 
 PROMPT = (100, 101)
 END, THINK_END = 0, 7
@@ -31,11 +42,18 @@ def noisy(seed, p_end=0.05, vocabulary=30):
     return script
 
 
-def grow(script, *, stops=STOPS, seed=1, prompt=PROMPT, engine_options=None, **config):
-    options = {"max_sequences": 6, "entropy_threshold": 2.0, "max_length": 30, **config}
-    engine = ScriptedEngine(script=script, stops=stops, **(engine_options or {}))
-    generator = Generator(engine)
-    generator.add(TreeJob(0, prompt, BranchConfig(**options), seed))
+SAMPLING = SamplingParams()
+
+
+def job_of(*, max_length=30, sampling=SAMPLING, seed=1, n_roots=1, **rules):
+    """A tree of a few sequences, unless the rules say otherwise."""
+    config = BranchConfig(**{"max_sequences": 6, "entropy_threshold": 2.0, **rules})
+    return TreeJob(0, PROMPT, config, sampling, max_length, seed, n_roots)
+
+
+def grow(script, *, stops=STOPS, engine_options=None, **options):
+    generator = Generator(ScriptedEngine(script=script, stops=stops, **(engine_options or {})))
+    generator.add(job_of(**options))
     ((_, generation),) = generator.run()
     return generation
 
@@ -44,7 +62,7 @@ rules = st.sampled_from(list(BRANCH_RULES))
 trees = st.fixed_dictionaries(
     {
         "max_sequences": st.integers(1, 9),
-        "entropy_threshold": st.floats(0.05, 3.2),
+        "entropy_threshold": st.floats(0.05, MAX_ENTROPY),
         "max_length": st.integers(3, 40),
         "branch_rule": rules,
         "max_tokens_without_branch": st.integers(1, 20),
@@ -95,7 +113,7 @@ def test_tree_does_not_depend_on_the_order_of_delivery(seed, config, rng):
     """An engine that delivers in any order, any number of tokens at a time, gives the very same tree."""
     script = noisy(seed)
     expected = grow(script, **config)
-    brancher = Brancher(TreeJob(0, PROMPT, BranchConfig(**config), 1), STOPS)
+    brancher = Brancher(job_of(**config), STOPS)
     open_sequences = {}
     actions = brancher.start()
     while True:
@@ -121,11 +139,9 @@ def decode(script, open_sequences, index, n_tokens, max_length):
     """Some tokens of one sequence, as the scripted engine would decode them; takes it off when it ends."""
     tokens, monitor = open_sequences[index]
     engine = ScriptedEngine(script=script, stops=STOPS, tokens_per_step=n_tokens)
-    engine.open(
-        index, tokens, SamplingParams(), max_length=max_length, seed=sequence_seed(1, 0, index), monitor=monitor
-    )
+    engine.open(Request(index, tokens, SamplingParams(), max_length, sequence_seed(1, 0, index), monitor=monitor))
     (delta,) = engine.step()
-    tokens.extend(delta.token_ids)
+    tokens.extend(token.id for token in delta.tokens)
     if delta.finish_reason:
         del open_sequences[index]
     return delta
@@ -133,10 +149,10 @@ def decode(script, open_sequences, index, n_tokens, max_length):
 
 @given(st.integers(0, 10**6), st.integers(1, 6), rules)
 @settings(max_examples=60, deadline=None)
-def test_threshold_above_ln_k_is_plain_sampling(seed, max_sequences, rule):
+def test_a_threshold_of_ln_k_is_plain_sampling(seed, max_sequences, rule):
     """No entropy exceeds ln K: one sequence, token for token what sampling with its seed gives."""
     script = noisy(seed)
-    tree = grow(script, max_sequences=max_sequences, entropy_threshold=MAX_ENTROPY + 1e-9, branch_rule=rule)
+    tree = grow(script, max_sequences=max_sequences, entropy_threshold=MAX_ENTROPY, branch_rule=rule)
     tokens = list(PROMPT)
     while len(tokens) < 30 and tokens[-1] != END:
         tokens.append(draw_scripted(script(tokens), SamplingParams(), uniform(sequence_seed(1, 0, 0), len(tokens))))
@@ -266,18 +282,18 @@ def test_half_an_end_marker_does_not_end_thinking():
 
 def test_what_ran_ahead_of_a_replaced_token_is_counted_as_discarded():
     """A sequence decoded three tokens beyond a branch that replaces its token threw four away."""
-    brancher = Brancher(TreeJob(0, PROMPT, BranchConfig(3, 1.0, 20), 1), STOPS)
+    brancher = Brancher(job_of(max_sequences=3, entropy_threshold=1.0), STOPS)
     brancher.start()
 
-    def delta(tokens, entropies):
-        n = len(tokens)
-        return Delta(0, tokens, entropies, [[1, 2, 3]] * n, [[-1.0, -1.1, -1.2]] * n)
+    def delta(ids, entropies):
+        best = ([1, 2, 3], [-1.0, -1.1, -1.2])
+        return Delta(0, [Token(i, entropy, *best) for i, entropy in zip(ids, entropies, strict=True)])
 
     brancher.observe([(0, delta([3], [2.0]))])  # branches at position 0: the sampled 3 is thrown away
     assert not brancher.observe([(0, delta([5, 3, 9, 9, 9], [0.1, 2.0, 0.1, 0.1, 0.1]))])  # waits for sequence 1
     actions = brancher.observe([(1, delta([5], [0.1]))])  # now position 2 of sequence 0 branches: 3 9 9 9 are gone
     assert actions[1] == Open(0, (*PROMPT, 1, 5, 1), parent=0, monitor=False)
-    brancher.observe([(index, Delta(index, [END], finish_reason="stop")) for index in range(3)])
+    brancher.observe([(index, Delta(index, [Token(END)], finish_reason="stop")) for index in range(3)])
     assert brancher.result().discarded == 1 + 4
     assert [s.token_ids for s in brancher.result().sequences] == [(1, 5, 1, END), (2, 5, END), (1, 5, 2, END)]
 
@@ -323,10 +339,10 @@ def test_a_failed_sequence_is_an_error_not_an_answer():
 
 def test_monitored_sequences_need_entropies():
     """An engine that forgets them is found out at once."""
-    brancher = Brancher(TreeJob(0, PROMPT, BranchConfig(2, 2.0, 10), 1), STOPS)
+    brancher = Brancher(job_of(), STOPS)
     brancher.start()
     with pytest.raises(ValueError, match="reported no entropies"):
-        brancher.observe([(0, Delta(0, [1]))])
+        brancher.observe([(0, Delta(0, [Token(1)]))])
 
 
 def test_parallel_roots_are_independent_plain_samples():
