@@ -165,19 +165,21 @@ class Brancher:
 
     def observe(self, deltas: Iterable[tuple[int, Delta]]) -> list[Action]:
         """Take what one engine step decoded for this tree, as (sequence number, delta) pairs."""
+        sequences = self._sequences
         for index, delta in deltas:
-            sequence = self._sequences[index]
-            self._recomputed += delta.recomputed
-            self._discarded += delta.discarded
-            if delta.finish_reason is not None:
-                sequence.final, sequence.error = delta.finish_reason, delta.error
+            sequence = sequences[index]
+            if delta.recomputed or delta.discarded:
+                self._recomputed += delta.recomputed
+                self._discarded += delta.discarded
             if sequence.is_monitored:
                 sequence.pending.extend(delta.tokens)
-                continue
-            for token in delta.tokens:
-                sequence.tokens.append(token.id)
-            if sequence.final is not None:
-                self._ended.append(index)
+            else:
+                for token in delta.tokens:
+                    sequence.tokens.append(token.id)
+            if delta.finish_reason is not None:
+                sequence.final, sequence.error = delta.finish_reason, delta.error
+                if not sequence.is_monitored:
+                    self._ended.append(index)
         while self._monitored and self._examine_next():
             pass
         return self._take_actions()

@@ -152,14 +152,17 @@ class Generator:
 
     def _collect(self, deltas: list[Delta]) -> dict[_Tree, list[tuple[int, Delta]]]:
         touched: dict[_Tree, list[tuple[int, Delta]]] = {}
+        by_sequence, n_tokens = self._by_sequence, 0
         for delta in deltas:
-            tree = self._by_sequence[delta.seq_id]
-            self.progress.n_tokens += len(delta.tokens)
+            tree = by_sequence[delta.seq_id]
+            n_tokens += len(delta.tokens)
             pair = (delta.seq_id - tree.base, delta)
-            if tree in touched:
-                touched[tree].append(pair)
-            else:
+            pairs = touched.get(tree)
+            if pairs is None:
                 touched[tree] = [pair]
+            else:
+                pairs.append(pair)
+        self.progress.n_tokens += n_tokens
         return touched
 
     def _apply(self, tree: _Tree, actions: list[Action], step: Step) -> None:
