@@ -16,7 +16,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence as Seq
 from dataclasses import replace
-from heapq import heappush, heappushpop
+from heapq import heappop, heappush, heappushpop
 from itertools import accumulate
 
 from eager.randomness import sequence_seed, uniform
@@ -70,21 +70,32 @@ BRANCH_RULES: dict[BranchRule, SplitRule] = {"top2": top2, "distinct": distinct,
 
 
 class RunningPercentile:
-    """The nearest-rank percentile of all values added so far, in O(log n) a value."""
+    """numpy's linear percentile of all values added so far, to the last digit, in O(log n) a value."""
 
     def __init__(self, percentile: float) -> None:
         self._share = percentile / 100
         self._low: list[float] = []  # negated: a max-heap of the values up to the percentile
         self._high: list[float] = []
 
-    def add(self, value: float) -> float:
-        """Add `value`; the percentile of all values, `value` included."""
-        n_low = max(1, math.ceil(self._share * (len(self._low) + len(self._high) + 1)))
-        if len(self._low) < n_low:
-            heappush(self._low, -heappushpop(self._high, value))
-        else:
-            heappush(self._high, -heappushpop(self._low, -value))
-        return -self._low[0]
+    def add(self, value: float) -> None:
+        heappush(self._high, -heappushpop(self._low, -value))
+        n_low = int(self._rank()) + 1
+        while len(self._low) < n_low:
+            heappush(self._low, -heappop(self._high))
+
+    @property
+    def value(self) -> float:
+        """The percentile; at least one value must have been added."""
+        below, above = -self._low[0], self._high[0] if self._high else -self._low[0]
+        share = self._rank() - (len(self._low) - 1)
+        # As numpy does it: from the nearer end, so that the last digit is the same.
+        if share < 0.5:
+            return below + (above - below) * share
+        return above - (above - below) * (1 - share)
+
+    def _rank(self) -> float:
+        """Where the percentile lies among the sorted values, counted from 0."""
+        return (len(self._low) + len(self._high) - 1) * self._share
 
 
 class _Sequence:
@@ -121,6 +132,8 @@ class Brancher:
         self._rule = BRANCH_RULES[job.config.branch_rule]
         percentile = job.config.threshold_percentile
         self._percentile = None if percentile is None else RunningPercentile(percentile)
+        self._threshold = job.config.entropy_threshold  # at the present position
+        self._entropies: list[float] = []  # of the present position
         self._sequences: list[_Sequence] = []
         self._branches: list[Branch] = []
         self._ended: list[int] = []
@@ -222,23 +235,27 @@ class Brancher:
         self._position += 1
         self._turn = 0
         self._monitored = [sequence for sequence in self._monitored if sequence.is_monitored]
+        if self._percentile is not None:
+            self._raise_threshold(self._percentile)
         if self._position >= self._end_position:
             self._end_branching()
 
     def _examine(self, sequence: _Sequence, token: Token) -> None:
         if token.entropy is None:
             raise ValueError(f"sequence {sequence.index} is monitored, yet the engine reported no entropies for it")
-        threshold = self._threshold(token.entropy)
-        split = self._split(sequence, token) if token.entropy > threshold else None
+        split = self._split(sequence, token) if token.entropy > self._threshold else None
         if split is None:
             self._settle(sequence, token.id, token.entropy)
         else:
-            self._branch(sequence, token, token.entropy, threshold, split)
+            self._branch(sequence, token, token.entropy, split)
 
-    def _threshold(self, entropy: float) -> float:
-        if self._percentile is None:
-            return self._config.entropy_threshold
-        return max(self._config.entropy_threshold, self._percentile.add(entropy))
+    def _raise_threshold(self, percentile: RunningPercentile) -> None:
+        """The next position sees the entropies of the last one, and all its sequences see the same."""
+        for entropy in self._entropies:
+            percentile.add(entropy)
+        if self._entropies:
+            self._threshold = max(self._config.entropy_threshold, percentile.value)
+        self._entropies = []
 
     def _split(self, sequence: _Sequence, token: Token) -> Split:
         """What the branch rule makes of an uncertain token, where the sequence may branch at it."""
@@ -255,13 +272,11 @@ class Brancher:
 
     # -- branching ----------------------------------------------------------------------------------------------
 
-    def _branch(
-        self, sequence: _Sequence, token: Token, entropy: float, threshold: float, split: tuple[int, int | None]
-    ) -> None:
+    def _branch(self, sequence: _Sequence, token: Token, entropy: float, split: tuple[int, int | None]) -> None:
         kept, new = split
         child = self._add_sequence(sequence.index, list(sequence.tokens))
         self._branches.append(
-            Branch(sequence.index, self._position, entropy, threshold, child.index, token.id, kept, new)
+            Branch(sequence.index, self._position, entropy, self._threshold, child.index, token.id, kept, new)
         )
         self._end_position = self._position + 1 + self._config.max_tokens_without_branch
         may_branch = len(self._sequences) < self._config.max_sequences
@@ -274,8 +289,7 @@ class Brancher:
 
     def _begin_child(self, child: _Sequence, new: int | None, entropy: float, monitor: bool) -> None:
         if new is not None:
-            child.tokens.append(new)
-            child.entropies.append(entropy)
+            self._keep(child, new, entropy)
             if new in self._stops.stop_ids:
                 child.final = "stop"
                 self._ended.append(child.index)
@@ -300,12 +314,17 @@ class Brancher:
 
     def _settle(self, sequence: _Sequence, token: int, entropy: float) -> None:
         """The sequence has this token for good; it is monitored no more when it ends or stops thinking."""
-        sequence.tokens.append(token)
-        sequence.entropies.append(entropy)
+        self._keep(sequence, token, entropy)
         if sequence.final is not None and not sequence.pending:
             self._retire(sequence)
         elif sequence.is_monitored and self._has_left_thinking(sequence):
             self._stop_monitoring(sequence)
+
+    def _keep(self, sequence: _Sequence, token: int, entropy: float) -> None:
+        sequence.tokens.append(token)
+        sequence.entropies.append(entropy)
+        if self._percentile is not None and token not in self._stops.stop_ids:
+            self._entropies.append(entropy)
 
     def _end_branching(self) -> None:
         for sequence in self._monitored:

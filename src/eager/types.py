@@ -46,7 +46,8 @@ class SamplingParams:
 class BranchConfig:
     """When and how a tree branches (paper, section 3); the threshold in nats.
 
-    `threshold_percentile` raises the threshold to that percentile of the entropies the tree has seen so far.
+    `threshold_percentile` raises the threshold at each position to that percentile (numpy's, linear) of the entropies
+    of all the tree's tokens at earlier positions. The code behind the paper's numbers has 99, the paper's text none.
     """
 
     max_sequences: int

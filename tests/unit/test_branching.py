@@ -3,6 +3,7 @@
 import math
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
@@ -313,21 +314,59 @@ def test_branching_ends_after_max_tokens_without_branch():
     assert tree.sequences[0].entropies[2] is None
 
 
-def test_percentile_raises_the_threshold():
-    """With a percentile of 100 only a new maximum could exceed it, so nothing branches; the thresholds are recorded."""
-    assert not grow(noisy(3), threshold_percentile=100, entropy_threshold=0.1).branches
-    tree = grow(noisy(3), threshold_percentile=50, entropy_threshold=0.1)
-    assert tree.branches
-    assert len({branch.threshold for branch in tree.branches}) > 1
+@given(st.integers(0, 10**6), rules, st.floats(0, 100) | st.sampled_from([50, 90, 99]), st.floats(0.05, 2))
+@settings(max_examples=100, deadline=None)
+def test_a_percentile_is_of_all_entropies_at_earlier_positions(seed, rule, percentile, threshold):
+    """Every recorded threshold is numpy's percentile of the tree's own entropies before that position, or the floor.
+
+    The entropy of a branch counts for both of its tokens, that of a stop token not at all. A token branches only above
+    the threshold, and one above it does not branch only where it may not.
+    """
+    tree = grow(
+        noisy(seed), branch_rule=rule, threshold_percentile=percentile, entropy_threshold=threshold, max_sequences=4
+    )
+
+    def threshold_at(position):
+        seen = [
+            entropy
+            for sequence in tree.sequences
+            for at in range(sequence.fork, min(position, len(sequence.token_ids)))
+            if (entropy := sequence.entropies[at]) is not None and sequence.token_ids[at] != END
+        ]
+        return max(threshold, np.percentile(seen, percentile)) if seen else threshold
+
+    assert [branch.threshold for branch in tree.branches] == [threshold_at(b.position) for b in tree.branches]
+    branched = {(branch.seq, branch.position) for branch in tree.branches}
+    for index, sequence in enumerate(tree.sequences):
+        for at in range(sequence.fork + 1, len(sequence.token_ids)):
+            entropy, is_last_allowed = sequence.entropies[at], len(PROMPT) + at + 1 == 30
+            if entropy is not None and (index, at) not in branched and not is_last_allowed:
+                assert entropy <= threshold_at(at) or len(tree.sequences) == 4
 
 
-@given(st.lists(st.floats(0, 3), min_size=1, max_size=80), st.floats(0, 100))
-def test_running_percentile_is_nearest_rank(values, percentile):
-    """After every value it is the nearest-rank percentile of all so far."""
+def test_all_sequences_of_a_position_see_the_same_past():
+    """With a percentile of 100 only a record branches, and two sequences may set the same record at one position."""
+
+    def script(token_ids):
+        width = {0: 5, 1: 1, 2: 4, 3: 6, 4: 6}.get(len(token_ids) - 2, 1)
+        return dict.fromkeys(range(1, 1 + width), 1 / width)
+
+    tree = grow(script, max_sequences=9, threshold_percentile=100, entropy_threshold=0.1, max_length=12)
+    assert [(branch.seq, branch.position) for branch in tree.branches] == [(0, 0), (0, 3), (1, 3)]
+    assert [branch.threshold for branch in tree.branches] == [0.1, *[pytest.approx(math.log(5))] * 2]
+
+
+streams = st.lists(st.floats(0, 3) | st.sampled_from([0.0, 0.5, 1.0, 3.0]), min_size=1, max_size=120)
+
+
+@given(streams, st.floats(0, 100) | st.integers(0, 100))
+@settings(max_examples=300, deadline=None)
+def test_running_percentile_is_numpys_to_the_last_digit(values, percentile):
+    """After every value it equals numpy's linear percentile of all so far, ties and both ends included."""
     running = RunningPercentile(percentile)
     for n, value in enumerate(values, start=1):
-        rank = max(1, math.ceil(percentile / 100 * n))
-        assert running.add(value) == sorted(values[:n])[rank - 1]
+        running.add(value)
+        assert running.value == np.percentile(values[:n], percentile)
 
 
 def test_a_failed_sequence_is_an_error_not_an_answer():
