@@ -236,7 +236,7 @@ class Brancher:
         self._turn = 0
         self._monitored = [sequence for sequence in self._monitored if sequence.is_monitored]
         if self._percentile is not None:
-            self._raise_threshold(self._percentile)
+            self._follow_percentile(self._percentile)
         if self._position >= self._end_position:
             self._end_branching()
 
@@ -249,7 +249,7 @@ class Brancher:
         else:
             self._branch(sequence, token, token.entropy, split)
 
-    def _raise_threshold(self, percentile: RunningPercentile) -> None:
+    def _follow_percentile(self, percentile: RunningPercentile) -> None:
         """The next position sees the entropies of the last one, and all its sequences see the same."""
         for entropy in self._entropies:
             percentile.add(entropy)

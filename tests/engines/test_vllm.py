@@ -311,6 +311,8 @@ def test_a_broken_vllm_is_an_engine_error(monkeypatch):
     engine.open(Request(0, [1, 2], SAMPLING, 10, seed=1))
     with pytest.raises(EngineError, match=r"vLLM broke with 1 sequences open \(out of memory\)"):
         engine.step()
+    engine._llm.abort_request = None
+    engine.close(0)
 
 
 def test_the_demo_model_is_made_once_and_whole(tmp_path, monkeypatch):

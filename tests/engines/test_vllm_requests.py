@@ -146,6 +146,18 @@ def test_unmonitored_sequences_deliver_no_entropies():
     assert requests.step()[0].tokens == [Token(5)]
 
 
+def test_a_broken_vllm_is_asked_nothing_more():
+    """What was open is forgotten; closing it reaches vLLM no more, which would fail again."""
+    llm = FakeLLM(always(5, best(5)))
+    requests = requests_on(llm)
+    open_one(requests, 0)
+    open_one(requests, 1)
+    llm.abort_request = None
+    assert requests.forget_all() == 2
+    requests.close(0)
+    assert len(requests) == 0
+
+
 def test_room_counts_a_shared_prefix_once():
     """A fork takes one token more, and gives back its family's tokens when the last member has left."""
     room = Room(830)

@@ -157,6 +157,13 @@ def leave_by_interrupt(generator):
     generator._engine.step = engine_step
 
 
+def leave_by_failure(generator):
+    generator._engine._steps_left = 0
+    with pytest.raises(EngineError, match="as it was told to"):
+        list(generator.run())
+    generator._engine._steps_left = None
+
+
 def leave_by_hand(generator):
     generator.step()
     generator.close()
@@ -167,7 +174,8 @@ def interrupted():
 
 
 @pytest.mark.parametrize(
-    "leave", [leave_by_break, leave_by_exception, leave_by_closing, leave_by_interrupt, leave_by_hand]
+    "leave",
+    [leave_by_break, leave_by_exception, leave_by_closing, leave_by_interrupt, leave_by_failure, leave_by_hand],
 )
 def test_what_is_left_in_the_middle_is_closed(leave):
     """However a run ends early, the engine holds nothing of it, and another Generator gets its own trees."""
