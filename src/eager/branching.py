@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence as Seq
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from heapq import heappop, heappush, heappushpop
 from itertools import accumulate
@@ -123,7 +123,11 @@ class _Sequence:
 
 
 class Brancher:
-    """Grows the tree of one job: at most `max_sequences` sequences, forked where the entropy exceeds the threshold."""
+    """Grows the tree of one job: at most `max_sequences` sequences, forked where the entropy exceeds the threshold.
+
+    `branches` and `ended` (the numbers of sequences that have ended) grow as it happens. Under `sample` a branch there
+    lacks its child's first token, which is yet to be drawn.
+    """
 
     def __init__(self, job: TreeJob, stops: Stops) -> None:
         self._job = job
@@ -135,8 +139,8 @@ class Brancher:
         self._threshold = job.config.entropy_threshold  # at the present position
         self._entropies: list[float] = []  # of the present position
         self._sequences: list[_Sequence] = []
-        self._branches: list[Branch] = []
-        self._ended: list[int] = []
+        self.branches: list[Branch] = []
+        self.ended: list[int] = []
         self._actions: list[Action] = []  # of the call in progress
         # The branching phase: sequences that may still branch, whose turn it is, and where the phase ends.
         self._monitored: list[_Sequence] = []
@@ -149,21 +153,11 @@ class Brancher:
     @property
     def is_done(self) -> bool:
         """Whether every sequence of the tree has ended."""
-        return len(self._ended) == len(self._sequences)
+        return len(self.ended) == len(self._sequences)
 
     @property
     def n_sequences(self) -> int:
         return len(self._sequences)
-
-    @property
-    def branches(self) -> Seq[Branch]:
-        """All branches so far; under `sample` without the child's first token, which it has yet to draw."""
-        return self._branches
-
-    @property
-    def ended(self) -> Seq[int]:
-        """The numbers of the sequences that have ended, in that order."""
-        return self._ended
 
     def sequence(self, index: int) -> SequenceResult:
         """One of the ended sequences."""
@@ -192,7 +186,7 @@ class Brancher:
             if delta.finish_reason is not None:
                 sequence.final, sequence.error = delta.finish_reason, delta.error
                 if not sequence.is_monitored:
-                    self._ended.append(index)
+                    self.ended.append(index)
         while self._monitored and self._examine_next():
             pass
         return self._take_actions()
@@ -203,7 +197,7 @@ class Brancher:
             raise RuntimeError("the tree has open sequences")
         return Generation(
             sequences=tuple(map(_sequence_result, self._sequences)),
-            branches=tuple(map(_with_new_id, self._branches, self._sequences[self._job.n_roots :])),
+            branches=tuple(map(_with_new_id, self.branches, self._sequences[self._job.n_roots :])),
             recomputed=self._recomputed,
             discarded=self._discarded,
         )
@@ -275,7 +269,7 @@ class Brancher:
     def _branch(self, sequence: _Sequence, token: Token, entropy: float, split: tuple[int, int | None]) -> None:
         kept, new = split
         child = self._add_sequence(sequence.index, list(sequence.tokens))
-        self._branches.append(
+        self.branches.append(
             Branch(sequence.index, self._position, entropy, self._threshold, child.index, token.id, kept, new)
         )
         self._end_position = self._position + 1 + self._config.max_tokens_without_branch
@@ -292,7 +286,7 @@ class Brancher:
             self._keep(child, new, entropy)
             if new in self._stops.stop_ids:
                 child.final = "stop"
-                self._ended.append(child.index)
+                self.ended.append(child.index)
                 return
             monitor = monitor and not self._has_left_thinking(child)
         self._open(child, monitor)
@@ -342,7 +336,7 @@ class Brancher:
 
     def _retire(self, sequence: _Sequence) -> None:
         sequence.is_monitored = False
-        self._ended.append(sequence.index)
+        self.ended.append(sequence.index)
 
     # -- sequences ----------------------------------------------------------------------------------------------
 

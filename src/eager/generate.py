@@ -44,13 +44,13 @@ class Step:
 class _Tree:
     """A tree in flight. Its sequence i is known to the engine as `base + i`."""
 
-    __slots__ = ("base", "brancher", "job", "n_branches", "n_ended", "n_sequences")
+    __slots__ = ("base", "brancher", "job", "n_branches", "n_ended")
 
     def __init__(self, job: TreeJob, brancher: Brancher, base: int) -> None:
         self.job = job
         self.brancher = brancher
         self.base = base
-        self.n_sequences = self.n_branches = self.n_ended = 0  # as last told
+        self.n_branches = self.n_ended = 0  # as last told
 
     def request(self, action: Open) -> Request:
         """What the action asks of the engine."""
@@ -148,6 +148,7 @@ class Generator:
         self._next_base += job.config.max_sequences
         self._open[tree.base] = tree
         self.progress.trees_open += 1
+        self.progress.sequences_open += job.n_roots
         self._apply(tree, tree.brancher.start(), step)
 
     def _collect(self, deltas: list[Delta]) -> dict[_Tree, list[tuple[int, Delta]]]:
@@ -179,22 +180,22 @@ class Generator:
     def _tell(self, tree: _Tree, step: Step) -> None:
         """Put what is new about the tree into the step and the progress."""
         brancher, progress = tree.brancher, self.progress
-        progress.sequences_open += brancher.n_sequences - tree.n_sequences
-        tree.n_sequences = brancher.n_sequences
-        if len(brancher.branches) > tree.n_branches:
-            step.branches.extend((tree.job, branch) for branch in brancher.branches[tree.n_branches :])
-            progress.branches += len(brancher.branches) - tree.n_branches
-            tree.n_branches = len(brancher.branches)
-        if len(brancher.ended) > tree.n_ended:
-            step.ended.extend((tree.job, index, brancher.sequence(index)) for index in brancher.ended[tree.n_ended :])
-            progress.sequences_open -= len(brancher.ended) - tree.n_ended
-            tree.n_ended = len(brancher.ended)
+        branches, ended = brancher.branches[tree.n_branches :], brancher.ended[tree.n_ended :]
+        if branches:
+            step.branches.extend((tree.job, branch) for branch in branches)
+            progress.branches += len(branches)
+            progress.sequences_open += len(branches)
+            tree.n_branches += len(branches)
+        if ended:
+            step.ended.extend((tree.job, index, brancher.sequence(index)) for index in ended)
+            progress.sequences_open -= len(ended)
+            tree.n_ended += len(ended)
 
     def _drop(self, tree: _Tree) -> None:
         """Close what the tree has open in the engine, and forget it."""
         for index in range(tree.brancher.n_sequences):
             self._engine.close(tree.base + index)
-        self.progress.sequences_open -= tree.n_sequences - tree.n_ended
+        self.progress.sequences_open -= tree.job.n_roots + tree.n_branches - tree.n_ended
         self._forget(tree)
 
     def _forget(self, tree: _Tree) -> None:
