@@ -13,10 +13,9 @@ import time
 
 from eager.engines.scripted import ScriptedEngine
 from eager.generate import Generator
-from eager.types import BranchConfig, Delta, Stops, TreeJob
+from eager.types import BranchConfig, Delta, SamplingParams, Stops, Token, TreeJob
 
 N_TOKENS = 300
-BEST_IDS, BEST_LOGPROBS = [list(range(1, 21))], [[-3.0] * 20]
 
 
 class PreparedEngine(ScriptedEngine):
@@ -24,7 +23,10 @@ class PreparedEngine(ScriptedEngine):
 
     def __init__(self, entropy: float) -> None:
         super().__init__(stops=Stops(frozenset({0})), capacity=10**6)
-        self._entropies = [entropy]
+        self._tokens = {
+            True: [Token(1, entropy, list(range(1, 21)), [-3.0] * 20)],
+            False: [Token(1)],
+        }
         self.seconds = 0.0
 
     def step(self) -> list[Delta]:
@@ -32,10 +34,8 @@ class PreparedEngine(ScriptedEngine):
         deltas = []
         for seq_id, sequence in list(self._active.items()):
             sequence.tokens.append(1)
-            delta = Delta(seq_id, [1])
-            if sequence.monitor:
-                delta.entropies, delta.best_ids, delta.best_logprobs = self._entropies, BEST_IDS, BEST_LOGPROBS
-            if len(sequence.tokens) >= sequence.max_length:
+            delta = Delta(seq_id, self._tokens[sequence.monitor])
+            if len(sequence.tokens) >= sequence.request.max_length:
                 delta.finish_reason = "length"
                 del self._active[seq_id]
             deltas.append(delta)
@@ -47,9 +47,8 @@ def microseconds_a_token(n_open: int, *, entropy: float, threshold: float, n_roo
     engine = PreparedEngine(entropy)
     generator = Generator(engine)
     for index in range(n_open // n_roots):
-        generator.add(
-            TreeJob(index, (1,), BranchConfig(max_sequences, threshold, N_TOKENS + 1, n_roots=n_roots), seed=index)
-        )
+        rules = BranchConfig(max_sequences, threshold)
+        generator.add(TreeJob(index, (1,), rules, SamplingParams(), N_TOKENS + 1, seed=index, n_roots=n_roots))
     start = time.perf_counter()
     for _ in generator.run():
         pass

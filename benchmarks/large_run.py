@@ -24,13 +24,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from eager.store import (  # only now can it be found without installing
-    BranchRecord,
     PromptRecord,
     SequenceRecord,
     generations_key,
     prompt_entry,
     write_result_file,
 )
+from eager.types import Branch
 
 SOURCES = sys.path[0]
 
@@ -118,7 +118,7 @@ def _record(experiment: str, index: int, n_sequences: int, n_tokens: int, random
         if parent is not None:
             before = " ".join(words[max(0, fork - 12) : fork]) + " "
             kept, new = texts[parent][fork], words[fork]
-            branches.append(BranchRecord(parent, fork, 2.5, 2.2, kept, kept, new, seq, before))
+            branches.append(Branch(parent, fork, 2.5, 2.2, seq, 0, 0, 0, kept, kept, new, before))
     prompt = f"Problem {index}: what is 6 times 7?"
     return PromptRecord(experiment, index, prompt, f"User: {prompt}\n", "42", tuple(sequences), tuple(branches))
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from eager.engines.llama_cpp import LlamaCppEngine
 from eager.generate import Generator
-from eager.types import BranchConfig, TreeJob
+from eager.types import MAX_ENTROPY, BranchConfig, SamplingParams, TreeJob
 
 N_TOKENS = 64
 N_ROUNDS = 5
@@ -82,22 +82,18 @@ def engine_speed(engine: TimedEngine, prompt: list[int], n_sequences: int) -> tu
     """Tokens a second after the prompt, and the share of drawing and entropies in the time of the model."""
     generator = Generator(engine)
     # Roots of trees that may still branch are monitored; nothing exceeds the threshold, so nothing does.
-    config = BranchConfig(n_sequences + 1, 3.5, len(prompt) + N_TOKENS + 1, n_roots=n_sequences)
+    rules = BranchConfig(n_sequences + 1, MAX_ENTROPY)
     engine.stops = type(engine.stops)(frozenset())  # no sequence ends early
-    generator.add(TreeJob(0, tuple(prompt), config, seed=1))
-    started: list[float] = []
-
-    def on_step(progress: object) -> None:
-        if not started and generator.progress.n_tokens >= n_sequences:
-            started.append(time.perf_counter())
-            engine.seconds_model = engine.seconds_drawing = 0.0
-            started.append(generator.progress.n_tokens)
-
-    generator._on_step = on_step
-    for _ in generator.run():
-        pass
-    seconds = time.perf_counter() - started[0]
-    return (generator.progress.n_tokens - started[1]) / seconds, engine.seconds_drawing / engine.seconds_model
+    max_length = len(prompt) + N_TOKENS + 1
+    generator.add(TreeJob(0, tuple(prompt), rules, SamplingParams(), max_length, seed=1, n_roots=n_sequences))
+    while generator.progress.n_tokens < n_sequences:  # the prompt
+        generator.step()
+    n_before, start = generator.progress.n_tokens, time.perf_counter()
+    engine.seconds_model = engine.seconds_drawing = 0.0
+    while generator.has_work:
+        generator.step()
+    seconds = time.perf_counter() - start
+    return (generator.progress.n_tokens - n_before) / seconds, engine.seconds_drawing / engine.seconds_model
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from eager.engines.vllm import VLLMEngine
 from eager.entropy import top_k_entropy
 from eager.generate import Generator
-from eager.types import BranchConfig, Generation, SamplingParams, Stops, TreeJob
+from eager.types import BranchConfig, Generation, Request, SamplingParams, Stops, TreeJob
 
 Prompt = tuple[int, ...]
 _SAMPLING = SamplingParams(temperature=0.6)
@@ -101,14 +101,14 @@ def plain_n(engine: VLLMEngine, prompts: list[Prompt], n: int, max_tokens: int) 
     return Row("vLLM n=M", n_tokens, time.perf_counter() - start)
 
 
-def trees(engine: VLLMEngine, prompts: list[Prompt], config: Callable[[Prompt], BranchConfig], name: str) -> Row:
+def trees(engine: VLLMEngine, prompts: list[Prompt], job: Callable[[int, Prompt], TreeJob], name: str) -> Row:
     """All prompts through the generator, as a run does it."""
     timed = Timed(engine._llm)
     engine._requests._llm = timed
     generator = Generator(engine)
     start = time.perf_counter()
     for i, ids in enumerate(prompts):
-        generator.add(TreeJob(i, ids, config(ids), seed=55))
+        generator.add(job(i, ids))
     generations: list[Generation] = [generation for _, generation in generator.run()]
     seconds = time.perf_counter() - start
     engine._requests._llm = engine._llm
@@ -164,10 +164,10 @@ def decoding_rate(engine: VLLMEngine, prompts: list[Prompt], n: int, monitor: bo
     start, n_open, n_decoded = time.perf_counter(), n, 0
     for i in range(n):
         ids = prompts[i % len(prompts)]
-        engine.open(i, ids, _SAMPLING, max_length=len(ids) + n_tokens, seed=i, monitor=monitor)
+        engine.open(Request(i, ids, _SAMPLING, len(ids) + n_tokens, seed=i, monitor=monitor))
     while n_open:
         for delta in engine.step():
-            n_decoded += len(delta.token_ids)
+            n_decoded += len(delta.tokens)
             n_open -= delta.finish_reason is not None
     return n_decoded / (time.perf_counter() - start)
 
@@ -218,19 +218,21 @@ def main() -> None:
     prompts = read_prompts(engine, args.data_path, args.prompts)
     m, tokens = args.max_sequences, args.max_tokens
 
-    def config(ids: Prompt, n_roots: int) -> BranchConfig:
-        return BranchConfig(m, args.entropy_threshold, len(ids) + tokens, sampling=_SAMPLING, n_roots=n_roots)
+    def job(n_roots: int) -> Callable[[int, Prompt], TreeJob]:
+        rules = BranchConfig(m, args.entropy_threshold)
+        return lambda i, ids: TreeJob(i, ids, rules, _SAMPLING, len(ids) + tokens, seed=55, n_roots=n_roots)
 
     plain_n(engine, prompts[:2], 2, 8)  # warm
-    trees(engine, prompts[:2], lambda ids: BranchConfig(2, 0.1, len(ids) + 8, sampling=_SAMPLING), "warm")
+    warm = BranchConfig(2, 0.1)
+    trees(engine, prompts[:2], lambda i, ids: TreeJob(i, ids, warm, _SAMPLING, len(ids) + 8, seed=55), "warm")
     print(
         f"{len(prompts)} prompts, M = {m}, {tokens} tokens, threshold {args.entropy_threshold}\n\n{HEADER}", flush=True
     )
     rounds = [
         (
             show(plain_n(engine, prompts, m, tokens)),
-            show(trees(engine, prompts, lambda ids: config(ids, m), "parallel")),
-            show(trees(engine, prompts, lambda ids: config(ids, 1), "eager_init")),
+            show(trees(engine, prompts, job(m), "parallel")),
+            show(trees(engine, prompts, job(1), "eager_init")),
         )
         for _ in range(args.rounds)
     ]

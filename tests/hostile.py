@@ -6,7 +6,7 @@ from pathlib import Path
 
 from result_builder import record, sequence, write_experiment_file
 
-from eager.store import BranchRecord
+from eager.types import Branch
 
 HOSTILE = (
     "</script><script>window.pwned=1</script><img src=x onerror=window.pwned=2> <b>bold</b> {{style}} {{details}} "
@@ -23,7 +23,7 @@ def hostile_folder(folder: Path) -> Path:
         sequence(before + HOSTILE + " went on", HOSTILE, True, entropies=entropies),
         sequence(before + " other " + HOSTILE, "41" + HOSTILE, False, parent=0, fork=1, entropies=entropies),
     ]
-    branch = BranchRecord(0, 1, 2.5, 2.2, HOSTILE, HOSTILE, HOSTILE, 1, before[-50:])
+    branch = Branch(0, 1, 2.5, 2.2, 1, 7, 7, 8, HOSTILE, HOSTILE, HOSTILE, before[-50:])
     for kind in ("parallel", "eager_init"):
         records = [record(kind, 0, sequences, [branch], prompt=HOSTILE, target=HOSTILE)]
         write_experiment_file(folder, kind, records, model=HOSTILE)

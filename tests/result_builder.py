@@ -11,7 +11,6 @@ from typing import Any
 
 from eager.results import experiment_name
 from eager.store import (
-    BranchRecord,
     PromptRecord,
     SequenceRecord,
     generations_key,
@@ -19,6 +18,7 @@ from eager.store import (
     prompt_entry,
     write_result_file,
 )
+from eager.types import Branch
 
 TEMPLATE = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 WORDS = (" so", " we", " add", " the", " numbers", " and", " check", " again", ",", " then", " halve", " it")
@@ -43,7 +43,7 @@ def record(
     experiment: str,
     index: int,
     sequences: Seq[SequenceRecord],
-    branches: Seq[BranchRecord] = (),
+    branches: Seq[Branch] = (),
     prompt: str | None = None,
     target: str | None = "42",
 ) -> PromptRecord:
@@ -162,16 +162,16 @@ def _tree(kind: str, index: int, hard: float, n: int, n_tokens: int, random: Ran
         words.append([*before, new, *(random.choice(WORDS) for _ in range(length - position))])
         shape.append((parent + first, position))
         branches.append(
-            BranchRecord(
+            Branch(
                 parent + first,
                 position,
                 2.2 + random.random() * 0.7,
                 2.2,
-                kept,
-                kept,
-                new,
                 seq + first,
-                "".join(before[-12:]),
+                sampled_token=kept,
+                kept_token=kept,
+                new_token=new,
+                text_before="".join(before[-12:]),
             )
         )
     sequences = []

@@ -45,12 +45,14 @@ def _even_split(prompts: list[int], budget: int, cap: int) -> dict[int, int]:
 def round_threshold(threshold: float, round_number: int, *, lower_every_round: bool) -> float:
     """The threshold of a prompt's extra trees in its round 1, 2, …
 
-    `lower_every_round`: for a prompt that did not saturate, times 0.8 in every round, the first included. From the
-    third round on a further 10 % less each round, for every prompt.
+    A saturated prompt starts each round from `threshold`: 10 % less from the third round on. One that did not saturate
+    (`lower_every_round`) starts from the round before: times 0.8 in every round, the first included, and 10 % less in
+    every one from the third on.
     """
+    n_late = max(0, round_number - _FIRST_LATE_ROUND + 1)
     if lower_every_round:
-        threshold *= _UNSATURATED_FACTOR**round_number
-    return float(threshold * _LATE_FACTOR ** max(0, round_number - _FIRST_LATE_ROUND + 1))
+        return float(threshold * _UNSATURATED_FACTOR**round_number * _LATE_FACTOR**n_late)
+    return threshold * _LATE_FACTOR if n_late else threshold
 
 
 @dataclass(slots=True)

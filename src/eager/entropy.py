@@ -7,9 +7,6 @@ import numpy.typing as npt
 
 from eager.types import ENTROPY_TOP_K
 
-MAX_ENTROPY = float(np.log(ENTROPY_TOP_K))
-"""ln K: the entropy of K equally likely tokens, in nats."""
-
 
 def top_k_entropy(logprobs: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Entropy in nats of the K largest log-probabilities, renormalised; 0 <= H <= ln K.

@@ -15,9 +15,9 @@ from eager.errors import EagerError
 from eager.generate import Generator, Progress
 from eager.grading import MathGrader
 from eager.results import ExperimentResult, experiment_name, write_experiment
-from eager.store import BranchRecord, Journal, PromptRecord, SequenceRecord
+from eager.store import Journal, PromptRecord, SequenceRecord
 from eager.tasks import LoadedTask, Problem
-from eager.types import Branch, BranchConfig, Generation, SequenceResult, TreeJob
+from eager.types import MAX_ENTROPY, Branch, BranchConfig, Generation, SamplingParams, SequenceResult, TreeJob
 
 EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "parallel": ("parallel",),
@@ -46,16 +46,21 @@ class OnProgress(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """What to run. `branching` holds the rules common to all experiments, its threshold aside.
+    """What to run. `rules`: one set for each threshold, which alone tells them apart.
 
     `max_tokens` bounds the generated tokens of a sequence, None leaves it to the context.
     """
 
     experiments: tuple[str, ...]
-    thresholds: tuple[float, ...]
-    branching: BranchConfig
+    rules: tuple[BranchConfig, ...]
+    sampling: SamplingParams
     seed: int
     max_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        common = {replace(rules, entropy_threshold=MAX_ENTROPY) for rules in self.rules}
+        if len(common) != 1:
+            raise ValueError("a run needs rules of branching that differ in nothing but their thresholds")
 
 
 class Run:
@@ -85,33 +90,30 @@ class Run:
     def run(self) -> Iterator[ExperimentResult]:
         """Yield each experiment's result as it is complete. Raises RunError, StoreError or EngineError."""
         for kind in self._plan.experiments:
-            for threshold in (None,) if kind == "parallel" else self._plan.thresholds:
-                yield self._run_one(kind, threshold)
+            for rules in self._plan.rules[:1] if kind == "parallel" else self._plan.rules:
+                yield self._run_one(kind, rules)
 
-    def _run_one(self, kind: str, threshold: float | None) -> ExperimentResult:
-        name = experiment_name(kind, threshold)
+    def _run_one(self, kind: str, rules: BranchConfig) -> ExperimentResult:
+        name = experiment_name(kind, None if kind == "parallel" else rules.entropy_threshold)
         left = sorted(set(range(len(self._prompts))) - set(self._journal.prompts(name)))
-        if threshold is None:
-            finished = self._one_tree_each(name, left, replace(self._plan.branching, n_roots=self._max_sequences))
+        if kind == "parallel":
+            finished = self._one_tree_each(name, left, rules, n_roots=rules.max_sequences)
         elif kind == "eager_init":
-            finished = self._one_tree_each(name, left, replace(self._plan.branching, entropy_threshold=threshold))
+            finished = self._one_tree_each(name, left, rules, n_roots=1)
         else:
-            grades = self._init_grades(kind, threshold)
-            finished = self._extra_trees(
-                name, left, [len(prompt) for prompt in grades], self._shares(kind, grades), threshold
-            )
+            grades = self._init_grades(kind, rules.entropy_threshold)
+            shares = _shares(kind, grades, rules.max_sequences)
+            finished = self._extra_trees(name, left, [len(prompt) for prompt in grades], shares, rules)
         return self._record(name, finished)
-
-    @property
-    def _max_sequences(self) -> int:
-        return self._plan.branching.max_sequences
 
     # -- one tree a prompt: parallel and eager_init -------------------------------------------------------------
 
-    def _one_tree_each(self, name: str, left: Iterable[int], config: BranchConfig) -> Iterator[PromptRecord]:
+    def _one_tree_each(
+        self, name: str, left: Iterable[int], rules: BranchConfig, n_roots: int
+    ) -> Iterator[PromptRecord]:
         generator = self._generator(name)
         for index in left:
-            generator.add(self._job(index, config, first_sequence=0))
+            generator.add(self._job(index, rules, n_roots=n_roots))
         for job, generation in generator.run():
             yield self._to_record(name, job.prompt_index, [generation], first_sequence=0)
 
@@ -133,15 +135,8 @@ class Run:
             )
         return grades
 
-    def _shares(self, kind: str, grades: list[list[bool | None]]) -> dict[int, int]:
-        """Extra sequences by prompt, from what eager_init left over."""
-        used = [len(prompt) for prompt in grades]
-        if kind == "eager_adapt":
-            return adapt_shares(used, self._max_sequences)
-        return label_shares(used, [True in prompt for prompt in grades], self._max_sequences)
-
     def _extra_trees(
-        self, name: str, left: Iterable[int], first: list[int], shares: Mapping[int, int], threshold: float
+        self, name: str, left: Iterable[int], first: list[int], shares: Mapping[int, int], rules: BranchConfig
     ) -> Iterator[PromptRecord]:
         """Grow each prompt's share; `first` numbers its first extra sequence: as many as eager_init used."""
         generator = self._generator(name)
@@ -152,8 +147,9 @@ class Run:
                 yield self._to_record(name, index, [], first[index])
                 continue
             trees[index] = []
-            rounds[index] = ExtraRounds(shares[index], threshold, lower_every_round=first[index] < self._max_sequences)
-            generator.add(self._extra_job(index, rounds[index], first[index]))
+            is_unsaturated = first[index] < rules.max_sequences
+            rounds[index] = ExtraRounds(shares[index], rules.entropy_threshold, lower_every_round=is_unsaturated)
+            generator.add(self._extra_job(index, rounds[index], rules, first[index]))
         for job, generation in generator.run():
             index = job.prompt_index
             trees[index].append(generation)
@@ -161,13 +157,12 @@ class Run:
             if rounds[index].is_done:
                 yield self._to_record(name, index, trees.pop(index), first[index])
             else:
-                generator.add(self._extra_job(index, rounds[index], job.first_sequence + len(generation.sequences)))
+                n_so_far = job.first_sequence + len(generation.sequences)
+                generator.add(self._extra_job(index, rounds[index], rules, n_so_far))
 
-    def _extra_job(self, index: int, rounds: ExtraRounds, first_sequence: int) -> TreeJob:
-        config = replace(
-            self._plan.branching, max_sequences=rounds.n_missing, entropy_threshold=rounds.round_threshold, n_roots=1
-        )
-        return self._job(index, config, first_sequence)
+    def _extra_job(self, index: int, rounds: ExtraRounds, rules: BranchConfig, first_sequence: int) -> TreeJob:
+        rules = replace(rules, max_sequences=rounds.n_missing, entropy_threshold=rounds.round_threshold)
+        return self._job(index, rules, first_sequence=first_sequence)
 
     # -- common -------------------------------------------------------------------------------------------------
 
@@ -178,12 +173,12 @@ class Run:
 
         return Generator(self._engine, on_step)
 
-    def _job(self, index: int, config: BranchConfig, first_sequence: int) -> TreeJob:
-        prompt_ids = self._prompts[index]
+    def _job(self, index: int, rules: BranchConfig, *, n_roots: int = 1, first_sequence: int = 0) -> TreeJob:
+        plan, prompt_ids = self._plan, self._prompts[index]
         max_length = self._engine.max_model_len
-        if self._plan.max_tokens is not None:
-            max_length = min(max_length, len(prompt_ids) + self._plan.max_tokens)
-        return TreeJob(index, prompt_ids, replace(config, max_length=max_length), self._plan.seed, first_sequence)
+        if plan.max_tokens is not None:
+            max_length = min(max_length, len(prompt_ids) + plan.max_tokens)
+        return TreeJob(index, prompt_ids, rules, plan.sampling, max_length, plan.seed, n_roots, first_sequence)
 
     def _record(self, name: str, finished: Iterator[PromptRecord]) -> ExperimentResult:
         """Journal each prompt as it is finished; write the result file at intervals and at the end."""
@@ -202,10 +197,11 @@ class Run:
     def _to_record(self, name: str, index: int, trees: list[Generation], first_sequence: int) -> PromptRecord:
         problem = self._task.problems[index]
         sequences: list[SequenceRecord] = []
-        branches: list[BranchRecord] = []
+        branches: list[Branch] = []
         for tree in trees:
             offset = first_sequence + len(sequences)
-            branches.extend(self._branch_record(branch, tree, offset) for branch in tree.branches)
+            pairs = zip(tree.branches, tree.children, strict=True)
+            branches.extend(self._with_text(branch, child, offset) for branch, child in pairs)
             sequences.extend(self._sequence_record(sequence, problem, offset) for sequence in tree.sequences)
         return PromptRecord(
             experiment=name,
@@ -234,26 +230,40 @@ class Run:
             entropies=sequence.entropies[sequence.fork :],
             text=text,
             finish_reason=sequence.finish_reason,
-            parent=None if sequence.parent is None else sequence.parent + offset,
+            parent=_shifted(sequence.parent, offset),
             fork=sequence.fork,
             answer=answer,
             correct=correct,
             error=sequence.error,
         )
 
-    def _branch_record(self, branch: Branch, tree: Generation, offset: int) -> BranchRecord:
-        before = tree.sequences[branch.new_seq].token_ids[: branch.position]
-        return BranchRecord(
-            seq=branch.seq + offset,
-            position=branch.position,
-            entropy=branch.entropy,
-            threshold=branch.threshold,
-            sampled_token=self._engine.decode([branch.sampled_id]),
-            kept_token=self._engine.decode([branch.kept_id]),
-            new_token=None if branch.new_id is None else self._engine.decode([branch.new_id]),
-            new_seq=branch.new_seq + offset,
+    def _with_text(self, branch: Branch, child: SequenceResult, offset: int) -> Branch:
+        """The branch as the record has it: numbered among the prompt's sequences, its tokens as text."""
+        before = child.token_ids[: branch.position]
+        return replace(
+            branch,
+            seq=_shifted(branch.seq, offset),
+            new_seq=_shifted(branch.new_seq, offset),
+            sampled_token=self._text(branch.sampled_id),
+            kept_token=self._text(branch.kept_id),
+            new_token=self._text(branch.new_id),
             text_before=self._engine.decode(before[-_SHOWN_BEFORE_BRANCH:]),
         )
+
+    def _text(self, token_id: int | None) -> str | None:
+        return None if token_id is None else self._engine.decode([token_id])
+
+
+def _shifted(seq: int | None, offset: int) -> int | None:
+    return None if seq is None else seq + offset
+
+
+def _shares(kind: str, grades: list[list[bool | None]], max_sequences: int) -> dict[int, int]:
+    """Extra sequences by prompt, from what eager_init left over."""
+    used = [len(prompt) for prompt in grades]
+    if kind == "eager_adapt":
+        return adapt_shares(used, max_sequences)
+    return label_shares(used, [True in prompt for prompt in grades], max_sequences)
 
 
 def _encode(engine: Engine, task: LoadedTask, problem: Problem) -> tuple[int, ...]:
@@ -273,17 +283,15 @@ def settings_of(plan: RunPlan, task: LoadedTask, options: Mapping[str, Any]) -> 
 
     `options` are the model's and the engine's.
     """
-    branching = asdict(plan.branching)
-    sampling = branching.pop("sampling")
-    for varying in ("entropy_threshold", "n_roots", "max_length"):
-        del branching[varying]
+    branching = asdict(plan.rules[0])
+    del branching["entropy_threshold"]
     data = {
         "data_name": task.task.name,
         "data_digest": _digest(task),
         "n_prompts": len(task.problems),
         "instruction": task.instruction,
     }
-    return {**options, **data, **sampling, **branching, "max_tokens": plan.max_tokens, "seed": plan.seed}
+    return {**options, **data, **asdict(plan.sampling), **branching, "max_tokens": plan.max_tokens, "seed": plan.seed}
 
 
 def _digest(task: LoadedTask) -> str:

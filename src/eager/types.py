@@ -6,12 +6,16 @@ A *position* counts generated tokens of a sequence from 0, the prompt not includ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 ENTROPY_TOP_K = 20
 """K of the paper: how many of the largest next-token log-probabilities the entropy is computed from."""
+
+MAX_ENTROPY = math.log(ENTROPY_TOP_K)
+"""ln K: the entropy of K equally likely tokens, in nats."""
 
 BranchRule = Literal["top2", "distinct", "sample"]
 FinishReason = Literal["stop", "length", "error"]
@@ -40,28 +44,26 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class BranchConfig:
-    """When and how one tree branches (paper, section 3).
+    """When and how a tree branches (paper, section 3); the threshold in nats.
 
-    `max_length` bounds prompt and generated tokens of a sequence together. `n_roots` sequences are opened at
-    the start: 1 for EAGer, `max_sequences` for the parallel baseline, which then has nothing left to branch for.
-    `threshold_percentile` raises the threshold to that percentile of the entropies the tree has seen so far.
+    `threshold_percentile` raises the threshold at each position to that percentile (numpy's, linear) of the entropies
+    of all the tree's tokens at earlier positions. The code behind the paper's numbers has 99, the paper's text none.
     """
 
     max_sequences: int
     entropy_threshold: float
-    max_length: int
-    sampling: SamplingParams = SamplingParams()
     branch_rule: BranchRule = "top2"
     threshold_percentile: float | None = None
     max_tokens_without_branch: int = 1000
-    n_roots: int = 1
 
     def __post_init__(self) -> None:
+        threshold, percentile = self.entropy_threshold, self.threshold_percentile
         _require(self.max_sequences >= 1, f"max_sequences must be at least 1, got {self.max_sequences}")
-        _require(self.entropy_threshold > 0, f"entropy_threshold must be above 0, got {self.entropy_threshold:g}")
-        _require(1 <= self.n_roots <= self.max_sequences, "n_roots must be between 1 and max_sequences")
+        _require(
+            0 < threshold <= MAX_ENTROPY,
+            f"entropy_threshold must be in (0, ln {ENTROPY_TOP_K} = {MAX_ENTROPY:.4f}], got {threshold:g}",
+        )
         _require(self.max_tokens_without_branch >= 1, "max_tokens_without_branch must be at least 1")
-        percentile = self.threshold_percentile
         _require(
             percentile is None or 0 <= percentile <= 100, f"threshold_percentile must be in [0, 100], got {percentile}"
         )
@@ -81,8 +83,10 @@ class Stops:
 
 @dataclass(frozen=True, slots=True)
 class TreeJob:
-    """One tree to grow: its prompt, its rules, and where its randomness starts.
+    """One tree to grow: its prompt, its rules, how it draws, and where its randomness starts.
 
+    `max_length` bounds prompt and generated tokens of a sequence together. `n_roots` sequences are opened at the
+    start: 1 for EAGer, `max_sequences` for the parallel baseline, which then has nothing left to branch for.
     `first_sequence` numbers the tree's sequences among all of the prompt's: a later tree on the same prompt
     continues the count, so that it draws anew.
     """
@@ -90,25 +94,59 @@ class TreeJob:
     prompt_index: int
     prompt_ids: tuple[int, ...]
     config: BranchConfig
+    sampling: SamplingParams
+    max_length: int
     seed: int
+    n_roots: int = 1
     first_sequence: int = 0
+
+    def __post_init__(self) -> None:
+        n_prompt, n_most = len(self.prompt_ids), self.config.max_sequences
+        _require(n_prompt >= 1, f"prompt {self.prompt_index} has no tokens")
+        _require(n_prompt < self.max_length, f"max_length must exceed the prompt's {n_prompt}, got {self.max_length}")
+        _require(1 <= self.n_roots <= n_most, f"n_roots must be between 1 and max_sequences, got {self.n_roots}")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One sequence for an engine to decode, from exactly `token_ids`: at least one, fewer than `max_length`.
+
+    `parent` names a sequence that holds a prefix of `token_ids`, which may be `seq_id` itself: a hint for sharing the
+    KV cache. `monitor` asks for the entropy and the K best of every token.
+    """
+
+    seq_id: int
+    token_ids: Seq[int]
+    sampling: SamplingParams
+    max_length: int
+    seed: int
+    parent: int | None = None
+    monitor: bool = True
+
+
+class Token(NamedTuple):
+    """A decoded token; of a monitored sequence with the entropy (nats) it was drawn under and the K best.
+
+    `best_ids` and `best_logprobs`: most likely first, of the raw distribution. Where not monitored, None and empty.
+    """
+
+    id: int
+    entropy: float | None = None
+    best_ids: Seq[int] = ()
+    best_logprobs: Seq[float] = ()
 
 
 @dataclass(slots=True)
 class Delta:
     """What an engine decoded for one sequence since its last report.
 
-    `token_ids` in order, the stop token included. While the sequence is monitored `entropies` (nats),
-    `best_ids` and `best_logprobs` (most likely first, raw distribution) run parallel to it, else they are None.
-    `finish_reason` None means that the sequence goes on. `recomputed` counts tokens that went through the
-    model a second time for this sequence since its last report, `discarded` those decoded for nothing.
+    `tokens` in order, the stop token included. `finish_reason` None means that the sequence goes on. `recomputed`
+    counts tokens that went through the model a second time for this sequence since its last report, `discarded` those
+    decoded for nothing.
     """
 
     seq_id: int
-    token_ids: Seq[int]
-    entropies: Seq[float] | None = None
-    best_ids: Seq[Seq[int]] | None = None
-    best_logprobs: Seq[Seq[float]] | None = None
+    tokens: Seq[Token]
     finish_reason: FinishReason | None = None
     error: str | None = None
     recomputed: int = 0
@@ -146,17 +184,22 @@ Action = Open | Close | Unmonitor
 class Branch:
     """One branch as it happened: at `position`, `seq` went on with `kept_id` and `new_seq` began with `new_id`.
 
-    `new_id` is None only where the new sequence failed before its first token.
+    `new_id` is None where the new sequence failed before its first token; ids and sequences are None where the file
+    that was read does not say them. The tokens as text, and what stood before them, are added when a record is made.
     """
 
-    seq: int
+    seq: int | None
     position: int
     entropy: float
     threshold: float
-    sampled_id: int
-    kept_id: int
-    new_id: int | None
-    new_seq: int
+    new_seq: int | None
+    sampled_id: int | None = None
+    kept_id: int | None = None
+    new_id: int | None = None
+    sampled_token: str | None = None
+    kept_token: str | None = None
+    new_token: str | None = None
+    text_before: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +229,11 @@ class Generation:
     branches: tuple[Branch, ...] = ()
     recomputed: int = 0
     discarded: int = 0
+
+    @property
+    def children(self) -> tuple[SequenceResult, ...]:
+        """The sequences that the branches began, one each and in their order; the roots come before them."""
+        return self.sequences[len(self.sequences) - len(self.branches) :]
 
     @property
     def n_tokens(self) -> int:

@@ -174,6 +174,7 @@ def assert_sentence(done, code, *fragments):
         (["--entropy_threshold", "much"], ["much"]),
         (["--top_p", "1.5"], ["top_p must be in (0, 1]"]),
         (["--threshold_percentile", "101"], ["threshold_percentile"]),
+        (["--threshold_percentile", "most"], ["threshold_percentile", "most"]),
         (["--prompt_field", "problem"], ["'problem'", "question"]),
         (["--quantization", "fp8"], ["engine 'scripted' has no --quantization"]),
         (["--limit", "0"], ["limit"]),

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from eager.entropy import top_k_entropy
-from eager.types import ENTROPY_TOP_K, SamplingParams
+from eager.generate import Generator
+from eager.types import ENTROPY_TOP_K, BranchConfig, Request, SamplingParams, Token, TreeJob
 
 SAMPLING = SamplingParams(temperature=0.8)
 
@@ -15,9 +16,13 @@ class Stream:
     """What an engine delivered for one sequence."""
 
     def __init__(self):
-        self.token_ids, self.entropies, self.best_ids, self.best_logprobs = [], [], [], []
+        self.tokens = []
         self.finish_reason = None
         self.recomputed = self.discarded = 0
+
+    @property
+    def token_ids(self):
+        return [token.id for token in self.tokens]
 
 
 def run(engine, streams, until=None):
@@ -30,15 +35,10 @@ def run(engine, streams, until=None):
         for delta in deltas:
             stream = streams[delta.seq_id]
             assert stream.finish_reason is None, "tokens after the end"
-            stream.token_ids.extend(delta.token_ids)
+            stream.tokens.extend(delta.tokens)
             stream.finish_reason = delta.finish_reason
             stream.recomputed += delta.recomputed
             stream.discarded += delta.discarded
-            if delta.entropies is not None:
-                assert len(delta.entropies) == len(delta.best_ids) == len(delta.best_logprobs) == len(delta.token_ids)
-                stream.entropies.extend(delta.entropies)
-                stream.best_ids.extend([list(ids) for ids in delta.best_ids])
-                stream.best_logprobs.extend([list(row) for row in delta.best_logprobs])
     raise AssertionError("the engine does not come to an end")
 
 
@@ -48,7 +48,7 @@ def ask(engine, text="Name a colour."):
 
 def open_all(engine, ids, seq_ids, *, n_tokens=12, monitor=True, seed=7, sampling=SAMPLING):
     for seq_id in seq_ids:
-        engine.open(seq_id, ids, sampling, max_length=len(ids) + n_tokens, seed=seed + seq_id, monitor=monitor)
+        engine.open(Request(seq_id, ids, sampling, len(ids) + n_tokens, seed + seq_id, monitor=monitor))
     return {seq_id: Stream() for seq_id in seq_ids}
 
 
@@ -63,14 +63,16 @@ def test_a_sequence_ends_with_a_stop_id_or_at_max_length(engine):
 
 
 def test_monitored_tokens_come_with_entropy_and_the_k_best(engine):
-    """Best ids are distinct and most likely first; the entropy is theirs; at most K of them."""
+    """Best ids are distinct and most likely first; the entropy is theirs; at most K of them; all plain numbers."""
     (stream,) = run(engine, open_all(engine, ask(engine), [0])).values()
-    assert len(stream.entropies) == len(stream.token_ids)
-    for entropy, ids, logprobs in zip(stream.entropies, stream.best_ids, stream.best_logprobs, strict=True):
-        assert len(set(ids)) == len(ids) <= ENTROPY_TOP_K
-        assert all(a >= b for a, b in pairwise(logprobs))
-        assert np.exp(logprobs).sum() <= 1 + 1e-3
-        assert entropy == pytest.approx(float(top_k_entropy(logprobs)), abs=1e-4)
+    assert stream.tokens
+    for token in stream.tokens:
+        assert 1 <= len(set(token.best_ids)) == len(token.best_ids) == len(token.best_logprobs) <= ENTROPY_TOP_K
+        assert all(a >= b for a, b in pairwise(token.best_logprobs))
+        assert np.exp(token.best_logprobs).sum() <= 1 + 1e-3
+        assert token.entropy == pytest.approx(float(top_k_entropy(token.best_logprobs)), abs=1e-4)
+        assert {type(i) for i in (token.id, *token.best_ids)} == {int}
+        assert {type(x) for x in (token.entropy, *token.best_logprobs)} == {float}
 
 
 def test_the_best_do_not_depend_on_sampling(engine):
@@ -79,23 +81,22 @@ def test_the_best_do_not_depend_on_sampling(engine):
     sharp = SamplingParams(temperature=0.05, top_p=0.5, top_k=3, min_p=0.2)
     a = run(engine, open_all(engine, ids, [0], n_tokens=1))[0]
     b = run(engine, open_all(engine, ids, [1], n_tokens=1, sampling=sharp))[1]
-    assert a.best_ids[0][:5] == b.best_ids[0][:5]
-    assert a.entropies[0] == pytest.approx(b.entropies[0], abs=5e-3)
+    assert a.tokens[0].best_ids[:5] == b.tokens[0].best_ids[:5]
+    assert a.tokens[0].entropy == pytest.approx(b.tokens[0].entropy, abs=5e-3)
 
 
 def test_truncated_sampling_stays_among_the_most_likely(engine):
     """top_k = 2 draws one of the two most likely tokens, at any temperature."""
     sampling = SamplingParams(temperature=2.0, top_k=2)
     for stream in run(engine, open_all(engine, ask(engine), range(3), n_tokens=8, sampling=sampling)).values():
-        for token, best in zip(stream.token_ids, stream.best_ids, strict=True):
-            assert token in best[:2]
+        assert all(token.id in token.best_ids[:2] for token in stream.tokens)
 
 
 def test_unmonitored_sequences_report_no_entropies(engine):
     """They cost nothing and say nothing."""
     (stream,) = run(engine, open_all(engine, ask(engine), [0], monitor=False)).values()
-    assert stream.token_ids
-    assert not stream.entropies
+    assert stream.tokens
+    assert all(token == Token(token.id) for token in stream.tokens)
 
 
 def test_unmonitor_changes_no_token(engine):
@@ -147,13 +148,13 @@ def test_reopening_replaces_the_sequence(engine):
     streams = open_all(engine, ids, [0, 1], n_tokens=20, seed=3)
     run(engine, streams, until=lambda: len(streams[0].token_ids) >= 5)
     prefix = ids + streams[0].token_ids[:3] + ask(engine)[:1]
-    engine.open(0, prefix, SAMPLING, max_length=len(prefix) + 10, seed=99, parent=0)
+    engine.open(Request(0, prefix, SAMPLING, len(prefix) + 10, seed=99, parent=0))
     streams[0] = Stream()
     run(engine, streams)
-    engine.open(2, prefix, SAMPLING, max_length=len(prefix) + 10, seed=99)
+    engine.open(Request(2, prefix, SAMPLING, len(prefix) + 10, seed=99))
     fresh = run(engine, {2: Stream()})[2]
     assert streams[0].token_ids == fresh.token_ids
-    assert len(streams[0].entropies) == len(streams[0].token_ids)
+    assert all(token.entropy is not None for token in streams[0].tokens)
 
 
 def test_a_fork_goes_on_as_a_fresh_sequence_would(engine):
@@ -162,10 +163,10 @@ def test_a_fork_goes_on_as_a_fresh_sequence_would(engine):
     streams = open_all(engine, ids, [0], n_tokens=40, seed=3)
     run(engine, streams, until=lambda: len(streams[0].token_ids) >= 6 or streams[0].finish_reason)
     prefix = ids + streams[0].token_ids[:5] + ask(engine)[:1]
-    engine.open(1, prefix, SAMPLING, max_length=len(prefix) + 10, seed=42, parent=0)
+    engine.open(Request(1, prefix, SAMPLING, len(prefix) + 10, seed=42, parent=0))
     streams[1] = Stream()
     run(engine, streams)
-    engine.open(2, prefix, SAMPLING, max_length=len(prefix) + 10, seed=42)
+    engine.open(Request(2, prefix, SAMPLING, len(prefix) + 10, seed=42))
     fresh = run(engine, {2: Stream()})[2]
     assert streams[1].token_ids == fresh.token_ids
     assert streams[1].recomputed <= 32  # a KV block
@@ -177,7 +178,7 @@ def test_an_ended_sequence_may_be_a_parent_until_the_next_step(engine):
     streams = run(engine, open_all(engine, ids, [0], n_tokens=3))
     prefix = ids + streams[0].token_ids[:2]
     for seq_id, token in ((1, ask(engine)[0]), (0, ask(engine)[-1])):
-        engine.open(seq_id, [*prefix, token], SAMPLING, max_length=len(prefix) + 6, seed=5, parent=0)
+        engine.open(Request(seq_id, [*prefix, token], SAMPLING, len(prefix) + 6, seed=5, parent=0))
     streams = run(engine, {0: Stream(), 1: Stream()})
     assert all(1 <= len(stream.token_ids) <= 5 for stream in streams.values())
 
@@ -185,10 +186,27 @@ def test_an_ended_sequence_may_be_a_parent_until_the_next_step(engine):
 def test_a_fork_one_token_before_max_length_decodes_one_token(engine):
     """max_length counts the prefix too."""
     ids = ask(engine)
-    engine.open(0, ids, SAMPLING, max_length=len(ids) + 1, seed=1)
+    engine.open(Request(0, ids, SAMPLING, len(ids) + 1, seed=1))
     stream = run(engine, {0: Stream()})[0]
     assert len(stream.token_ids) == 1
     assert stream.finish_reason is not None
+
+
+def test_a_driver_left_in_the_middle_leaves_nothing_open(engine):
+    """After a run was broken off the next Generator on the engine gets the trees it would have got anyway."""
+    ids = tuple(ask(engine))
+
+    def generator_of(*lengths):
+        generator = Generator(engine)
+        for n_tokens in lengths:
+            generator.add(TreeJob(0, ids, BranchConfig(3, 0.5), SAMPLING, len(ids) + n_tokens, seed=5))
+        return generator
+
+    expected = [tree.sequences for _, tree in generator_of(10).run()]
+    for _ in generator_of(2, 40, 40).run():
+        break
+    assert [tree.sequences for _, tree in generator_of(10).run()] == expected
+    assert engine.step() == []
 
 
 def test_multilingual_and_special_text_survives(engine):

@@ -14,7 +14,7 @@ from vllm_factory import PREFILL_CHUNK, make_vllm_engine
 from eager.engines import EngineError
 from eager.engines.vllm import VLLMEngine
 from eager.generate import Generator
-from eager.types import BranchConfig, SamplingParams, TreeJob
+from eager.types import BranchConfig, Request, SamplingParams, TreeJob
 
 SAMPLING = SamplingParams(temperature=0.8)
 STOP = 2
@@ -52,10 +52,10 @@ def fake_engine(monkeypatch, llm, *, max_model_len=1000, **attributes):
     return VLLMEngine("fake")
 
 
-def grow(engine, *, prompt=(1,) * 20, seed=5, prompt_index=0, **config):
+def grow(engine, *, max_length, prompt=(1,) * 20, sampling=SAMPLING, **rules):
     """One tree, grown to its end."""
     generator = Generator(engine)
-    generator.add(TreeJob(prompt_index, tuple(prompt), BranchConfig(**config), seed))
+    generator.add(TreeJob(0, tuple(prompt), BranchConfig(**rules), sampling, max_length, seed=5))
     ((_, generation),) = generator.run()
     return generation
 
@@ -67,7 +67,7 @@ def drain(engine, seq_ids):
     while open_ids:
         for delta in engine.step():
             assert delta.finish_reason != "error", delta.error
-            tokens[delta.seq_id].extend(delta.token_ids)
+            tokens[delta.seq_id].extend(token.id for token in delta.tokens)
             open_ids -= {delta.seq_id} if delta.finish_reason else set()
     return tokens
 
@@ -136,7 +136,7 @@ def test_prompts_longer_than_a_prefill_chunk_are_reproducible(engine):
 
     def run():
         for seq_id, ids in enumerate(prompts):
-            engine.open(seq_id, ids, SAMPLING, max_length=len(ids) + 24, seed=seq_id)
+            engine.open(Request(seq_id, ids, SAMPLING, len(ids) + 24, seed=seq_id))
         return drain(engine, range(3))
 
     first = run()
@@ -146,7 +146,7 @@ def test_prompts_longer_than_a_prefill_chunk_are_reproducible(engine):
 
 def test_two_runs_grow_the_same_tree(engine):
     """Same prompt, seed and rules: same sequences, branches and entropies, with the prefix cache cold or warm."""
-    config = {"max_sequences": 6, "entropy_threshold": 1.0, "max_length": 160, "sampling": SAMPLING}
+    config = {"max_sequences": 6, "entropy_threshold": 1.0, "max_length": 160}
     prompt = ask(engine, "Tell me about a fox.")
     first, second = (grow(engine, prompt=prompt, **config) for _ in range(2))
     assert first.branches
@@ -158,16 +158,16 @@ def test_a_draw_depends_on_seed_and_position_alone(engine):
     prompt = ask(engine, "Count from one to twenty.")
     sharp = SamplingParams(temperature=0.6, top_p=0.95, top_k=40, min_p=0.01)
     for sampling in (SAMPLING, sharp):
-        engine.open(0, prompt, sampling, max_length=len(prompt) + 24, seed=3)
+        engine.open(Request(0, prompt, sampling, len(prompt) + 24, seed=3))
         whole = drain(engine, [0])[0]
         start = prompt + whole[:9]
-        engine.open(1, start, sampling, max_length=len(prompt) + 24, seed=3)
+        engine.open(Request(1, start, sampling, len(prompt) + 24, seed=3))
         assert whole[:9] + drain(engine, [1])[1] == whole
 
 
 def test_a_fork_recomputes_at_most_one_block(engine):
     """The prefix comes from vLLM's prefix cache but for its last, incomplete block."""
-    config = {"max_sequences": 8, "entropy_threshold": 0.8, "max_length": 200, "sampling": SAMPLING}
+    config = {"max_sequences": 8, "entropy_threshold": 0.8, "max_length": 200}
     generation = grow(engine, prompt=ask(engine, "Write a story about the sea."), **config)
     n_opened = sum(1 + (branch.kept_id != branch.sampled_id) for branch in generation.branches)
     assert len(generation.sequences) == 8
@@ -309,9 +309,11 @@ def test_a_broken_vllm_is_an_engine_error(monkeypatch):
         raise RuntimeError("out of memory\nwith details")
 
     engine = fake_engine(monkeypatch, FakeLLM(breaks))
-    engine.open(0, [1, 2], SAMPLING, max_length=10, seed=1)
+    engine.open(Request(0, [1, 2], SAMPLING, 10, seed=1))
     with pytest.raises(EngineError, match=r"vLLM broke with 1 sequences open \(out of memory\)"):
         engine.step()
+    engine._llm.abort_request = None
+    engine.close(0)
 
 
 def test_the_demo_model_is_made_once_and_whole(tmp_path, monkeypatch):

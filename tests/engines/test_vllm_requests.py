@@ -7,14 +7,14 @@ from fake_vllm import FakeLLM, K, best
 
 from eager.engines._vllm_requests import Requests
 from eager.engines._vllm_room import Room
-from eager.entropy import MAX_ENTROPY, top_k_entropy
-from eager.types import SamplingParams
+from eager.entropy import top_k_entropy
+from eager.types import MAX_ENTROPY, Request, SamplingParams, Token
 
 STOP = 2
 
 
-def new_params(sampling, seed, prefix_length, n_allowed, monitor):
-    return SimpleNamespace(max_tokens=n_allowed, stop_token_ids=[STOP], logprobs=K if monitor else None)
+def new_params(request, n_allowed):
+    return SimpleNamespace(max_tokens=n_allowed, stop_token_ids=[STOP], logprobs=K if request.monitor else None)
 
 
 def requests_on(llm, max_model_len=1000):
@@ -22,7 +22,11 @@ def requests_on(llm, max_model_len=1000):
 
 
 def open_one(requests, seq_id=0, ids=(1,) * 8, *, max_length=100, parent=None, monitor=True):
-    requests.open(seq_id, list(ids), SamplingParams(), max_length, 7, parent, monitor)
+    requests.open(Request(seq_id, list(ids), SamplingParams(), max_length, 7, parent, monitor))
+
+
+def ids_of(delta):
+    return [token.id for token in delta.tokens]
 
 
 def always(sampled, best_ids):
@@ -35,10 +39,11 @@ def test_the_sampled_token_is_cut_from_the_k_best():
         requests = requests_on(FakeLLM(always(sampled, best(7, 5, spread=0.1))))
         open_one(requests)
         (delta,) = requests.step()
-        assert delta.token_ids == [sampled]
-        assert list(delta.best_ids[0][:2]) == [7, 5]
-        assert len(delta.best_ids[0]) == len(delta.best_logprobs[0]) == K
-        assert delta.entropies[0] == pytest.approx(float(top_k_entropy(delta.best_logprobs[0])))
+        (token,) = delta.tokens
+        assert token.id == sampled
+        assert token.best_ids[:2] == [7, 5]
+        assert len(token.best_ids) == len(token.best_logprobs) == K
+        assert token.entropy == pytest.approx(float(top_k_entropy(token.best_logprobs)))
 
 
 def test_equally_likely_tokens_are_ordered_by_id():
@@ -46,7 +51,7 @@ def test_equally_likely_tokens_are_ordered_by_id():
     requests = requests_on(FakeLLM(always(5, [(9, -1.0), (4, -1.0), *((100 + i, -2.0 - i) for i in range(K - 2))])))
     open_one(requests)
     (delta,) = requests.step()
-    assert list(delta.best_ids[0][:3]) == [4, 9, 100]
+    assert delta.tokens[0].best_ids[:3] == [4, 9, 100]
 
 
 def test_several_tokens_in_one_delta_keep_their_rows():
@@ -56,11 +61,10 @@ def test_several_tokens_in_one_delta_keep_their_rows():
     open_one(requests, 1, [1] * 6, monitor=False)
     open_one(requests, 2, [1] * 9)
     deltas = {delta.seq_id: delta for delta in requests.step()}
-    assert deltas[0].token_ids == [4, 5, 6]
-    assert deltas[2].token_ids == [9, 10, 11]
-    assert [row[0] for row in deltas[2].best_ids] == [9, 10, 11]
-    assert deltas[2].entropies == pytest.approx([MAX_ENTROPY] * 3)
-    assert deltas[1].entropies is None
+    assert ids_of(deltas[0]) == [4, 5, 6]
+    assert ids_of(deltas[2]) == [token.best_ids[0] for token in deltas[2].tokens] == [9, 10, 11]
+    assert [token.entropy for token in deltas[2].tokens] == pytest.approx([MAX_ENTROPY] * 3)
+    assert [token[1:] for token in deltas[1].tokens] == [(None, (), ())] * 3
 
 
 def test_stale_tokens_are_dropped_and_counted():
@@ -70,7 +74,7 @@ def test_stale_tokens_are_dropped_and_counted():
     requests.step()
     open_one(requests, 0, [9] * 20, parent=0)
     (delta,) = requests.step()
-    assert (delta.token_ids, delta.discarded) == ([20], 1)
+    assert (ids_of(delta), delta.discarded) == ([20], 1)
     requests.close(0)
     assert requests.step() == []
 
@@ -90,7 +94,7 @@ def test_a_stop_id_is_delivered_with_stop():
     requests = requests_on(FakeLLM(always(STOP, best(STOP))))
     open_one(requests)
     (delta,) = requests.step()
-    assert (delta.token_ids, delta.finish_reason) == ([STOP], "stop")
+    assert (ids_of(delta), delta.finish_reason) == ([STOP], "stop")
     assert requests.step() == []
 
 
@@ -110,7 +114,7 @@ def test_a_fork_that_fills_the_context_ends_without_a_token():
     open_one(requests, parent=3)
     assert not llm.requests
     (delta,) = requests.step()
-    assert (list(delta.token_ids), delta.finish_reason) == ([], "length")
+    assert (ids_of(delta), delta.finish_reason) == ([], "length")
 
 
 def test_a_refused_sequence_is_an_error_record():
@@ -122,7 +126,7 @@ def test_a_refused_sequence_is_an_error_record():
     assert (failed.seq_id, failed.finish_reason) == (0, "error")
     assert "out of vocabulary" in failed.error
     assert "\n" not in failed.error
-    assert good.token_ids == [5]
+    assert ids_of(good) == [5]
 
 
 def test_a_sequence_closed_before_its_record_is_sent_says_nothing():
@@ -137,9 +141,21 @@ def test_unmonitored_sequences_deliver_no_entropies():
     """From unmonitor on, though vLLM still returns log-probabilities."""
     requests = requests_on(FakeLLM(always(5, best(5))))
     open_one(requests)
-    assert requests.step()[0].entropies is not None
+    assert requests.step()[0].tokens[0].entropy is not None
     requests.unmonitor(0)
-    assert requests.step()[0].entropies is None
+    assert requests.step()[0].tokens == [Token(5)]
+
+
+def test_a_broken_vllm_is_asked_nothing_more():
+    """What was open is forgotten; closing it reaches vLLM no more, which would fail again."""
+    llm = FakeLLM(always(5, best(5)))
+    requests = requests_on(llm)
+    open_one(requests, 0)
+    open_one(requests, 1)
+    llm.abort_request = None
+    assert requests.forget_all() == 2
+    requests.close(0)
+    assert len(requests) == 0
 
 
 def test_room_counts_a_shared_prefix_once():

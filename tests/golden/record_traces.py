@@ -1,20 +1,21 @@
 """Records golden traces from the real embedded model: what it delivered, and the tree that came of it.
 
-    python tests/golden/record_traces.py
+    python tests/golden/record_traces.py [top2 distinct sample percentile]
 
-Run it when the trees are meant to change; the diff of the traces shows how.
+Run it when the trees are meant to change, for the cases that are; the diff of the traces shows how.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from eager.engines.llama_cpp import LlamaCppEngine
 from eager.generate import Generator
-from eager.types import BranchConfig, TreeJob
+from eager.types import BranchConfig, Delta, Request, SamplingParams, TreeJob
 
 FOLDER = Path(__file__).parent
 CASES = {
@@ -43,31 +44,32 @@ class RecordingEngine(LlamaCppEngine):
         self.trace: list[dict[str, object]] = []
         self._prefixes: dict[int, list[int]] = {}
 
-    def open(self, seq_id, token_ids, sampling, **options):  # type: ignore[no-untyped-def]
-        self._prefixes[seq_id] = list(token_ids)
-        super().open(seq_id, token_ids, sampling, **options)
+    def open(self, request: Request) -> None:
+        self._prefixes[request.seq_id] = list(request.token_ids)
+        super().open(request)
 
-    def step(self):  # type: ignore[no-untyped-def]
+    def step(self) -> list[Delta]:
         deltas = super().step()
         for delta in deltas:
-            prefix, token = self._prefixes[delta.seq_id], delta.token_ids[0]
-            line: dict[str, object] = {"seq": delta.seq_id, "at": len(prefix), "token": token}
-            if delta.entropies is not None and delta.best_ids is not None and delta.best_logprobs is not None:
-                line["best"] = [int(i) for i in delta.best_ids[0]]
-                line["logprobs"] = [round(float(x), 6) for x in delta.best_logprobs[0]]
-                line["entropy"] = float(delta.entropies[0])
+            prefix, (token,) = self._prefixes[delta.seq_id], delta.tokens
+            line: dict[str, object] = {"seq": delta.seq_id, "at": len(prefix), "token": token.id}
+            if token.entropy is not None:
+                line["best"] = token.best_ids
+                line["logprobs"] = [round(logprob, 6) for logprob in token.best_logprobs]
+                line["entropy"] = token.entropy
             line["finish"] = delta.finish_reason
             self.trace.append(line)
-            prefix.append(token)
+            prefix.append(token.id)
         return deltas
 
 
 def main() -> None:
     engine = RecordingEngine()
-    for name, case in CASES.items():
+    for name in sys.argv[1:] or CASES:
+        case = CASES[name]
         engine.trace.clear()
         ids = tuple(engine.encode_chat([{"role": "user", "content": case["question"]}]))
-        job = TreeJob(0, ids, BranchConfig(max_length=len(ids) + N_TOKENS, **case["config"]), seed=55)
+        job = TreeJob(0, ids, BranchConfig(**case["config"]), SamplingParams(), len(ids) + N_TOKENS, seed=55)
         generator = Generator(engine)
         generator.add(job)
         ((_, tree),) = generator.run()

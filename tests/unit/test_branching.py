@@ -3,15 +3,27 @@
 import math
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from eager.branching import BRANCH_RULES, Brancher, RunningPercentile
 from eager.engines.scripted import ScriptedEngine, draw_scripted
-from eager.entropy import MAX_ENTROPY
 from eager.generate import Generator
 from eager.randomness import sequence_seed, uniform
-from eager.types import BranchConfig, Close, Delta, Open, SamplingParams, Stops, TreeJob, Unmonitor
+from eager.types import (
+    MAX_ENTROPY,
+    BranchConfig,
+    Close,
+    Delta,
+    Open,
+    Request,
+    SamplingParams,
+    Stops,
+    Token,
+    TreeJob,
+    Unmonitor,
+)
 
 PROMPT = (100, 101)
 END, THINK_END = 0, 7
@@ -31,11 +43,18 @@ def noisy(seed, p_end=0.05, vocabulary=30):
     return script
 
 
-def grow(script, *, stops=STOPS, seed=1, prompt=PROMPT, engine_options=None, **config):
-    options = {"max_sequences": 6, "entropy_threshold": 2.0, "max_length": 30, **config}
-    engine = ScriptedEngine(script=script, stops=stops, **(engine_options or {}))
-    generator = Generator(engine)
-    generator.add(TreeJob(0, prompt, BranchConfig(**options), seed))
+SAMPLING = SamplingParams()
+
+
+def job_of(*, max_length=30, sampling=SAMPLING, seed=1, n_roots=1, **rules):
+    """A tree of a few sequences, unless the rules say otherwise."""
+    config = BranchConfig(**{"max_sequences": 6, "entropy_threshold": 2.0, **rules})
+    return TreeJob(0, PROMPT, config, sampling, max_length, seed, n_roots)
+
+
+def grow(script, *, stops=STOPS, engine_options=None, **options):
+    generator = Generator(ScriptedEngine(script=script, stops=stops, **(engine_options or {})))
+    generator.add(job_of(**options))
     ((_, generation),) = generator.run()
     return generation
 
@@ -44,7 +63,7 @@ rules = st.sampled_from(list(BRANCH_RULES))
 trees = st.fixed_dictionaries(
     {
         "max_sequences": st.integers(1, 9),
-        "entropy_threshold": st.floats(0.05, 3.2),
+        "entropy_threshold": st.floats(0.05, MAX_ENTROPY),
         "max_length": st.integers(3, 40),
         "branch_rule": rules,
         "max_tokens_without_branch": st.integers(1, 20),
@@ -95,7 +114,7 @@ def test_tree_does_not_depend_on_the_order_of_delivery(seed, config, rng):
     """An engine that delivers in any order, any number of tokens at a time, gives the very same tree."""
     script = noisy(seed)
     expected = grow(script, **config)
-    brancher = Brancher(TreeJob(0, PROMPT, BranchConfig(**config), 1), STOPS)
+    brancher = Brancher(job_of(**config), STOPS)
     open_sequences = {}
     actions = brancher.start()
     while True:
@@ -121,11 +140,9 @@ def decode(script, open_sequences, index, n_tokens, max_length):
     """Some tokens of one sequence, as the scripted engine would decode them; takes it off when it ends."""
     tokens, monitor = open_sequences[index]
     engine = ScriptedEngine(script=script, stops=STOPS, tokens_per_step=n_tokens)
-    engine.open(
-        index, tokens, SamplingParams(), max_length=max_length, seed=sequence_seed(1, 0, index), monitor=monitor
-    )
+    engine.open(Request(index, tokens, SamplingParams(), max_length, sequence_seed(1, 0, index), monitor=monitor))
     (delta,) = engine.step()
-    tokens.extend(delta.token_ids)
+    tokens.extend(token.id for token in delta.tokens)
     if delta.finish_reason:
         del open_sequences[index]
     return delta
@@ -133,10 +150,10 @@ def decode(script, open_sequences, index, n_tokens, max_length):
 
 @given(st.integers(0, 10**6), st.integers(1, 6), rules)
 @settings(max_examples=60, deadline=None)
-def test_threshold_above_ln_k_is_plain_sampling(seed, max_sequences, rule):
+def test_a_threshold_of_ln_k_is_plain_sampling(seed, max_sequences, rule):
     """No entropy exceeds ln K: one sequence, token for token what sampling with its seed gives."""
     script = noisy(seed)
-    tree = grow(script, max_sequences=max_sequences, entropy_threshold=MAX_ENTROPY + 1e-9, branch_rule=rule)
+    tree = grow(script, max_sequences=max_sequences, entropy_threshold=MAX_ENTROPY, branch_rule=rule)
     tokens = list(PROMPT)
     while len(tokens) < 30 and tokens[-1] != END:
         tokens.append(draw_scripted(script(tokens), SamplingParams(), uniform(sequence_seed(1, 0, 0), len(tokens))))
@@ -266,18 +283,18 @@ def test_half_an_end_marker_does_not_end_thinking():
 
 def test_what_ran_ahead_of_a_replaced_token_is_counted_as_discarded():
     """A sequence decoded three tokens beyond a branch that replaces its token threw four away."""
-    brancher = Brancher(TreeJob(0, PROMPT, BranchConfig(3, 1.0, 20), 1), STOPS)
+    brancher = Brancher(job_of(max_sequences=3, entropy_threshold=1.0), STOPS)
     brancher.start()
 
-    def delta(tokens, entropies):
-        n = len(tokens)
-        return Delta(0, tokens, entropies, [[1, 2, 3]] * n, [[-1.0, -1.1, -1.2]] * n)
+    def delta(ids, entropies):
+        best = ([1, 2, 3], [-1.0, -1.1, -1.2])
+        return Delta(0, [Token(i, entropy, *best) for i, entropy in zip(ids, entropies, strict=True)])
 
     brancher.observe([(0, delta([3], [2.0]))])  # branches at position 0: the sampled 3 is thrown away
     assert not brancher.observe([(0, delta([5, 3, 9, 9, 9], [0.1, 2.0, 0.1, 0.1, 0.1]))])  # waits for sequence 1
     actions = brancher.observe([(1, delta([5], [0.1]))])  # now position 2 of sequence 0 branches: 3 9 9 9 are gone
     assert actions[1] == Open(0, (*PROMPT, 1, 5, 1), parent=0, monitor=False)
-    brancher.observe([(index, Delta(index, [END], finish_reason="stop")) for index in range(3)])
+    brancher.observe([(index, Delta(index, [Token(END)], finish_reason="stop")) for index in range(3)])
     assert brancher.result().discarded == 1 + 4
     assert [s.token_ids for s in brancher.result().sequences] == [(1, 5, 1, END), (2, 5, END), (1, 5, 2, END)]
 
@@ -297,21 +314,59 @@ def test_branching_ends_after_max_tokens_without_branch():
     assert tree.sequences[0].entropies[2] is None
 
 
-def test_percentile_raises_the_threshold():
-    """With a percentile of 100 only a new maximum could exceed it, so nothing branches; the thresholds are recorded."""
-    assert not grow(noisy(3), threshold_percentile=100, entropy_threshold=0.1).branches
-    tree = grow(noisy(3), threshold_percentile=50, entropy_threshold=0.1)
-    assert tree.branches
-    assert len({branch.threshold for branch in tree.branches}) > 1
+@given(st.integers(0, 10**6), rules, st.floats(0, 100) | st.sampled_from([50, 90, 99]), st.floats(0.05, 2))
+@settings(max_examples=100, deadline=None)
+def test_a_percentile_is_of_all_entropies_at_earlier_positions(seed, rule, percentile, threshold):
+    """Every recorded threshold is numpy's percentile of the tree's own entropies before that position, or the floor.
+
+    The entropy of a branch counts for both of its tokens, that of a stop token not at all. A token branches only above
+    the threshold, and one above it does not branch only where it may not.
+    """
+    tree = grow(
+        noisy(seed), branch_rule=rule, threshold_percentile=percentile, entropy_threshold=threshold, max_sequences=4
+    )
+
+    def threshold_at(position):
+        seen = [
+            entropy
+            for sequence in tree.sequences
+            for at in range(sequence.fork, min(position, len(sequence.token_ids)))
+            if (entropy := sequence.entropies[at]) is not None and sequence.token_ids[at] != END
+        ]
+        return max(threshold, np.percentile(seen, percentile)) if seen else threshold
+
+    assert [branch.threshold for branch in tree.branches] == [threshold_at(b.position) for b in tree.branches]
+    branched = {(branch.seq, branch.position) for branch in tree.branches}
+    for index, sequence in enumerate(tree.sequences):
+        for at in range(sequence.fork + 1, len(sequence.token_ids)):
+            entropy, is_last_allowed = sequence.entropies[at], len(PROMPT) + at + 1 == 30
+            if entropy is not None and (index, at) not in branched and not is_last_allowed:
+                assert entropy <= threshold_at(at) or len(tree.sequences) == 4
 
 
-@given(st.lists(st.floats(0, 3), min_size=1, max_size=80), st.floats(0, 100))
-def test_running_percentile_is_nearest_rank(values, percentile):
-    """After every value it is the nearest-rank percentile of all so far."""
+def test_all_sequences_of_a_position_see_the_same_past():
+    """With a percentile of 100 only a record branches, and two sequences may set the same record at one position."""
+
+    def script(token_ids):
+        width = {0: 5, 1: 1, 2: 4, 3: 6, 4: 6}.get(len(token_ids) - 2, 1)
+        return dict.fromkeys(range(1, 1 + width), 1 / width)
+
+    tree = grow(script, max_sequences=9, threshold_percentile=100, entropy_threshold=0.1, max_length=12)
+    assert [(branch.seq, branch.position) for branch in tree.branches] == [(0, 0), (0, 3), (1, 3)]
+    assert [branch.threshold for branch in tree.branches] == [0.1, *[pytest.approx(math.log(5))] * 2]
+
+
+streams = st.lists(st.floats(0, 3) | st.sampled_from([0.0, 0.5, 1.0, 3.0]), min_size=1, max_size=120)
+
+
+@given(streams, st.floats(0, 100) | st.integers(0, 100))
+@settings(max_examples=300, deadline=None)
+def test_running_percentile_is_numpys_to_the_last_digit(values, percentile):
+    """After every value it equals numpy's linear percentile of all so far, ties and both ends included."""
     running = RunningPercentile(percentile)
     for n, value in enumerate(values, start=1):
-        rank = max(1, math.ceil(percentile / 100 * n))
-        assert running.add(value) == sorted(values[:n])[rank - 1]
+        running.add(value)
+        assert running.value == np.percentile(values[:n], percentile)
 
 
 def test_a_failed_sequence_is_an_error_not_an_answer():
@@ -323,10 +378,10 @@ def test_a_failed_sequence_is_an_error_not_an_answer():
 
 def test_monitored_sequences_need_entropies():
     """An engine that forgets them is found out at once."""
-    brancher = Brancher(TreeJob(0, PROMPT, BranchConfig(2, 2.0, 10), 1), STOPS)
+    brancher = Brancher(job_of(), STOPS)
     brancher.start()
     with pytest.raises(ValueError, match="reported no entropies"):
-        brancher.observe([(0, Delta(0, [1]))])
+        brancher.observe([(0, Delta(0, [Token(1)]))])
 
 
 def test_parallel_roots_are_independent_plain_samples():

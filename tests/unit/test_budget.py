@@ -62,11 +62,22 @@ def test_labels_prefer_saturated_prompts():
 
 
 def test_thresholds_by_round():
-    """Saturated prompts keep theirs for two rounds, unsaturated ones lose a fifth each; from round 3 a tenth more."""
-    saturated = [round_threshold(2.0, r, lower_every_round=False) for r in (1, 2, 3, 4)]
-    assert saturated == pytest.approx([2.0, 2.0, 1.8, 1.62])
-    unsaturated = [round_threshold(2.0, r, lower_every_round=True) for r in (1, 2, 3)]
-    assert unsaturated == pytest.approx([1.6, 1.28, 2 * 0.8**3 * 0.9])
+    """Saturated: θ twice, then 0.9 θ for good. Unsaturated: a fifth less each round, from the third a tenth more."""
+    saturated = [round_threshold(2.0, r, lower_every_round=False) for r in (1, 2, 3, 4, 50)]
+    assert saturated == pytest.approx([2.0, 2.0, 1.8, 1.8, 1.8])
+    unsaturated = [round_threshold(2.0, r, lower_every_round=True) for r in (1, 2, 3, 4)]
+    assert unsaturated == pytest.approx([1.6, 1.28, 2 * 0.8**3 * 0.9, 2 * 0.8**4 * 0.9**2])
+
+
+@given(st.floats(0.05, 2.99), st.booleans())
+def test_thresholds_are_those_of_the_published_loop(theta, lower_every_round):
+    """Round by round as the published code computes them: the same but for rounding."""
+    current = theta
+    for r in range(1, 12):
+        current = current - current * 0.2 if lower_every_round else theta
+        if r > 2:
+            current = current - current * 0.1
+        assert round_threshold(theta, r, lower_every_round=lower_every_round) == pytest.approx(current)
 
 
 def test_rounds_go_on_until_the_share_is_had():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from eager.entropy import MAX_ENTROPY, top_k_entropy
-from eager.types import ENTROPY_TOP_K
+from eager.entropy import top_k_entropy
+from eager.types import ENTROPY_TOP_K, MAX_ENTROPY
 
 logprob_rows = st.lists(st.floats(-30, 0), min_size=1, max_size=40)
 

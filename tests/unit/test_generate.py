@@ -1,19 +1,41 @@
+"""The driver: trees whatever the engine's size, events as they happen, and nothing left open however it ends."""
+
 import time
 
+import pytest
 from hypothesis import given, settings, strategies as st
 from test_branching import STOPS, noisy
 
+from eager.engines import EngineError
 from eager.engines.scripted import ScriptedEngine
-from eager.generate import Generator
-from eager.types import BranchConfig, Generation, TreeJob
+from eager.generate import Generator, Progress, Step
+from eager.types import BranchConfig, Generation, SamplingParams, TreeJob
 
-import pytest  # isort: skip
+
+def job(index, *, max_length=12, max_sequences=2, **options):
+    return TreeJob(index, (100 + index,), BranchConfig(max_sequences, 2.0), SamplingParams(), max_length, 1, **options)
+
+
+def engine_of(seed=2, **options):
+    return ScriptedEngine(script=noisy(seed, p_end=0.0), stops=STOPS, **options)
+
+
+def generator_of(engine, *jobs):
+    generator = Generator(engine)
+    for one in jobs:
+        generator.add(one)
+    return generator
+
+
+def is_empty(engine):
+    """Whether nothing is decoded and nothing waits."""
+    return not engine._active and not engine._waiting
 
 
 def grow_all(script, n_prompts, **options):
     generator = Generator(ScriptedEngine(script=script, stops=STOPS, **options))
     for index in range(n_prompts):
-        generator.add(TreeJob(index, (100 + index, 101), BranchConfig(6, 2.0, 30), seed=3))
+        generator.add(TreeJob(index, (100 + index, 101), BranchConfig(6, 2.0), SamplingParams(), 30, seed=3))
     return {job.prompt_index: generation for job, generation in generator.run()}, generator.progress
 
 
@@ -42,13 +64,143 @@ def test_progress_adds_up():
 def test_jobs_may_be_added_while_running():
     """A consumer that adds a job for every finished one sees them all."""
     generator = Generator(ScriptedEngine(script=noisy(2), stops=STOPS))
-    generator.add(TreeJob(0, (100,), BranchConfig(2, 2.0, 12), seed=1))
+    generator.add(job(0))
     seen = []
-    for job, _ in generator.run():
-        seen.append(job.prompt_index)
-        if job.prompt_index < 5:
-            generator.add(TreeJob(job.prompt_index + 1, (100,), BranchConfig(2, 2.0, 12), seed=1))
+    for done, _ in generator.run():
+        seen.append(done.prompt_index)
+        if done.prompt_index < 5:
+            generator.add(job(done.prompt_index + 1))
     assert seen == [0, 1, 2, 3, 4, 5]
+
+
+def test_steps_tell_what_happens_and_add_up_to_the_trees():
+    """Driven by hand the trees are those of `run()`; every branch and every ended sequence is told once, in time."""
+    jobs = [job(index, max_length=30, max_sequences=5) for index in range(4)]
+    expected = {one.prompt_index: tree for one, tree in generator_of(engine_of(capacity=7), *jobs).run()}
+    generator = generator_of(engine_of(capacity=7), *jobs)
+    trees, branches, ended = {}, {index: [] for index in range(4)}, {index: {} for index in range(4)}
+    while generator.has_work:
+        step = generator.step()
+        for one, branch in step.branches:
+            assert one.prompt_index not in trees
+            branches[one.prompt_index].append(branch)
+        for one, seq, sequence in step.ended:
+            assert seq not in ended[one.prompt_index]
+            ended[one.prompt_index][seq] = sequence
+        trees.update({one.prompt_index: tree for one, tree in step.finished})
+    assert trees == expected
+    assert sum(map(len, branches.values())) > 0
+    for index, tree in trees.items():
+        assert tuple(branches[index]) == tree.branches
+        assert tuple(ended[index][seq] for seq in range(len(tree.sequences))) == tree.sequences
+
+
+def test_a_step_without_work_brings_nothing():
+    """The engine is not asked; a job added later is grown."""
+    generator = Generator(engine_of(fail_after=0))
+    assert not generator.has_work
+    assert generator.step() == Step()
+    with pytest.raises(EngineError, match="as it was told to"):
+        generator_of(engine_of(fail_after=0), job(0)).step()
+
+
+def test_progress_steers_nothing():
+    """Whatever is done to the counter, the trees are the same."""
+    generator = generator_of(engine_of(), job(0), job(1))
+    generator.step()
+    generator.progress = Progress()
+    trees = list(generator.run())
+    assert trees == list(generator_of(engine_of(), job(0), job(1)).run())
+
+
+def test_a_cancelled_job_is_gone():
+    """Open or waiting, its sequences are closed and its tree never comes; the others come as if it had not been."""
+    engine, jobs = engine_of(capacity=2), [job(index) for index in range(4)]
+    generator = generator_of(engine, *jobs)
+    generator.step()
+    assert [generator.cancel(jobs[index]) for index in (0, 3)] == [True, True]
+    trees = dict(generator.run())
+    assert trees == dict(generator_of(engine_of(), jobs[1], jobs[2]).run())
+    assert [generator.cancel(jobs[index]) for index in (0, 1, 3)] == [False] * 3
+    assert is_empty(engine)
+    assert (generator.progress.trees_open, generator.progress.sequences_open, generator.progress.trees_done) == (
+        0,
+        0,
+        2,
+    )
+
+
+def leave_by_break(generator):
+    for _ in generator.run():
+        break
+
+
+def leave_by_exception(generator):
+    def consume():
+        for _, tree in generator.run():
+            raise ZeroDivisionError(tree)
+
+    with pytest.raises(ZeroDivisionError):
+        consume()
+
+
+def leave_by_closing(generator):
+    trees = generator.run()
+    next(trees)
+    trees.close()
+
+
+def leave_by_interrupt(generator):
+    engine_step, generator._engine.step = generator._engine.step, interrupted
+    with pytest.raises(KeyboardInterrupt):
+        generator.step()
+    generator._engine.step = engine_step
+
+
+def leave_by_failure(generator):
+    generator._engine._steps_left = 0
+    with pytest.raises(EngineError, match="as it was told to"):
+        list(generator.run())
+    generator._engine._steps_left = None
+
+
+def leave_by_hand(generator):
+    generator.step()
+    generator.close()
+
+
+def interrupted():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [leave_by_break, leave_by_exception, leave_by_closing, leave_by_interrupt, leave_by_failure, leave_by_hand],
+)
+def test_what_is_left_in_the_middle_is_closed(leave):
+    """However a run ends early, the engine holds nothing of it, and another Generator gets its own trees."""
+    engine = engine_of(capacity=5)
+    generator = generator_of(engine, job(0, max_length=4), *[job(index, max_length=40) for index in range(1, 9)])
+    leave(generator)
+    assert is_empty(engine)
+    assert not generator.has_work
+    assert (generator.progress.trees_open, generator.progress.sequences_open) == (0, 0)
+    assert list(generator_of(engine, job(7)).run()) == list(generator_of(engine_of(), job(7)).run())
+
+
+def test_two_generators_do_not_share_an_engine():
+    """While one has trees open another is refused, with the remedy; in turn, each after the other, both work."""
+    engine = engine_of()
+    first, second = generator_of(engine, job(0)), generator_of(engine, job(1))
+    first.step()
+    with pytest.raises(EngineError, match=r"another Generator has trees open on this engine: .* close\(\) it"):
+        second.step()
+    assert dict(first.run()).keys() == {job(0)}
+    second.add(job(1))
+    second.step()
+    engine.driver.close()
+    assert not second.has_work
+    assert dict(generator_of(engine, job(0)).run()) == dict(generator_of(engine_of(), job(0)).run())
 
 
 class TimedEngine(ScriptedEngine):
@@ -73,9 +225,8 @@ def test_bookkeeping_is_small_beside_the_engine(threshold):
     engine = TimedEngine(script=lambda ids: distribution, stops=STOPS, capacity=1000)
     generator = Generator(engine)
     for index in range(125):
-        generator.add(
-            TreeJob(index, (100,), BranchConfig(8, threshold, 60, n_roots=8 if threshold > 1 else 1), seed=index)
-        )
+        rules, n_roots = BranchConfig(8, threshold), 8 if threshold > 1 else 1
+        generator.add(TreeJob(index, (100,), rules, SamplingParams(), 60, seed=index, n_roots=n_roots))
     start = time.perf_counter()
     assert sum(len(g.sequences) for _, g in generator.run()) == 1000
     assert time.perf_counter() - start - engine.seconds < engine.seconds

@@ -2,12 +2,12 @@
 
 import ast
 import json
+from dataclasses import replace
 
 import pytest
 
 from eager.results import write_experiment
 from eager.store import (
-    BranchRecord,
     Journal,
     PromptRecord,
     SequenceRecord,
@@ -16,6 +16,8 @@ from eager.store import (
     prompt_entry,
     write_result_file,
 )
+from eager.store.records import from_line, to_line
+from eager.types import Branch
 
 HOSTILE = "</script>\x00\x1b[31m\u202e\ud800 'quoted' \"double\" \\boxed{1}"
 
@@ -23,7 +25,7 @@ HOSTILE = "</script>\x00\x1b[31m\u202e\ud800 'quoted' \"double\" \\boxed{1}"
 def record(index=0, experiment="eager_init_th2", text="hello"):
     first = SequenceRecord((5, 6, 7), (0.12345, 2.5, None), text, "stop", answer="1", correct=True)
     second = SequenceRecord((8,), (2.5,), "world", "length", parent=0, fork=1)
-    branch = BranchRecord(0, 1, 2.5, 2.0, " a", " b", " c", 1, "before")
+    branch = Branch(0, 1, 2.5, 2.0, 1, 5, 6, 7, " a", " b", " c", "before")
     return PromptRecord(
         experiment,
         index,
@@ -54,6 +56,17 @@ def test_what_is_appended_is_read_back(journal):
     assert back.sequences[0].entropies == (0.1235, 2.5, None)
     assert (back.n_tokens, back.n_tokens_naive) == (4, 5)
     assert Journal(journal.folder).read("eager_init_th2", 3) == back
+
+
+def test_a_branch_is_kept_with_ids_and_texts_and_read_without_ids_too():
+    """A journal line has the tokens of a branch as ids and as text; lines of old, which have text only, are read."""
+    line = to_line(record())
+    assert from_line(line) == from_line(json.loads(json.dumps(line)))
+    (branch,) = line["branches"]
+    assert (branch["sampled_id"], branch["kept_token"], branch["new_id"]) == (5, " b", 7)
+    for name in ("sampled_id", "kept_id", "new_id"):
+        del branch[name]
+    assert from_line(line).branches == (replace(record().branches[0], sampled_id=None, kept_id=None, new_id=None),)
 
 
 def test_grades_found_later_replace_the_first(journal):

@@ -37,6 +37,18 @@ class CommaSeparated(click.ParamType[tuple[Any, ...]]):
         return f"{item}[,...]"
 
 
+class NumberOrNone(click.ParamType[float]):
+    """A number, or the word none."""
+
+    name = "none|number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return None if value == "none" else click.FLOAT.convert(value, param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
+        return "none|NUMBER"
+
+
 _OPTIONS = [
     click.option(
         "--model_name", required=True, help="'demo', the path of a .gguf file, owner/repo:quant, or what vLLM serves."
@@ -79,8 +91,9 @@ _OPTIONS = [
     ),
     click.option(
         "--threshold_percentile",
-        type=float,
-        help="Raise the threshold to this percentile of the tree's entropies so far.",
+        type=NumberOrNone(),
+        help="Raise the threshold to this percentile of the tree's entropies at earlier positions; 99 in the published"
+        " code, none for a fixed threshold.",
     ),
     click.option(
         "--max_tokens_without_branch",

@@ -61,26 +61,17 @@ def _check_engine(ctx: click.Context, options: dict[str, Any]) -> None:
 
 def _plan(options: dict[str, Any]) -> RunPlan:
     """Raises ValueError with a sentence where a value is out of its range."""
-    from eager.entropy import MAX_ENTROPY
     from eager.experiments import EXPERIMENTS, RunPlan
     from eager.types import BranchConfig, SamplingParams
 
-    thresholds = tuple(dict.fromkeys(options["entropy_threshold"]))
-    for threshold in thresholds:
-        if not 0 < threshold <= MAX_ENTROPY:
-            raise ValueError(f"--entropy_threshold must be in (0, ln 20 = {MAX_ENTROPY:.4f}], got {threshold:g}")
     names = dict.fromkeys(name for asked in options["experiments"] for name in EXPERIMENTS[asked])
-    branching = BranchConfig(
-        max_sequences=options["max_sequences"],
-        entropy_threshold=thresholds[0],
-        max_length=options["max_model_len"],
-        sampling=SamplingParams(*(options[name] for name in ("temperature", "top_p", "top_k", "min_p"))),
-        branch_rule=options["branch_rule"],
-        threshold_percentile=options["threshold_percentile"],
-        max_tokens_without_branch=options["max_tokens_without_branch"],
-    )
     in_order = tuple(name for name in EXPERIMENTS["all"] if name in names)
-    return RunPlan(in_order, thresholds, branching, options["seed"], options["max_tokens"])
+    of_branching = ("max_sequences", "branch_rule", "threshold_percentile", "max_tokens_without_branch")
+    common = {name: options[name] for name in of_branching}
+    thresholds = dict.fromkeys(options["entropy_threshold"])
+    rules = tuple(BranchConfig(entropy_threshold=threshold, **common) for threshold in thresholds)
+    sampling = SamplingParams(*(options[name] for name in ("temperature", "top_p", "top_k", "min_p")))
+    return RunPlan(in_order, rules, sampling, options["seed"], options["max_tokens"])
 
 
 def _task(options: dict[str, Any]) -> LoadedTask:

@@ -6,22 +6,30 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from eager.types import SamplingParams
+from eager.types import Request
 
 
 @dataclass(slots=True, eq=False)
 class LlamaSequence:
     """A sequence in decoding, waiting (`slot` None) or just ended. `tokens` beyond the slot's cells are to be fed."""
 
-    seq_id: int
+    request: Request
     tokens: list[int]
-    sampling: SamplingParams
-    max_length: int
-    seed: int
     monitor: bool
     is_continued: bool  # a fork, or back after a preemption: what it feeds again counts as recomputed
     slot: int | None = None
     recomputed: int = 0
+
+    @property
+    def seq_id(self) -> int:
+        return self.request.seq_id
+
+    @property
+    def held_slot(self) -> int:
+        """The slot of a sequence that must have one."""
+        if self.slot is None:
+            raise RuntimeError(f"sequence {self.seq_id} has no slot")
+        return self.slot
 
 
 @dataclass(slots=True)

@@ -16,16 +16,16 @@ import numpy as np
 from eager.engines._vllm_room import Family, Room
 from eager.entropy import top_k_entropy
 from eager.errors import first_line
-from eager.types import ENTROPY_TOP_K, Delta, FinishReason, SamplingParams
+from eager.types import ENTROPY_TOP_K, Delta, FinishReason, Request, Token
 
-NewParams = Callable[[SamplingParams, int, int, int, bool], Any]
-"""(sampling, seed, prefix length, tokens allowed, monitor) -> vLLM's sampling parameters."""
+NewParams = Callable[[Request, int], Any]
+"""(request, tokens allowed) -> vLLM's sampling parameters."""
 
 _FINISH: dict[str | None, FinishReason | None] = {None: None, "stop": "stop", "length": "length"}
 
 
 @dataclass(slots=True, eq=False)
-class _Request:
+class _Sequence:
     """An open sequence. `monitor`: whether entropies are wanted; what it was opened with decides if there are any."""
 
     seq_id: int
@@ -40,7 +40,7 @@ class _Request:
 
 @dataclass(slots=True)
 class _Monitored:
-    """The K best of all monitored tokens of one step, row after row, and the deltas they belong to."""
+    """The K best of all monitored tokens of one step, row after row, and the deltas that lack them."""
 
     deltas: list[Delta]
     ids: list[Seq[int]]
@@ -63,12 +63,9 @@ class _Monitored:
         order = np.lexsort((ids, -logprobs))
         best_ids: list[list[int]] = np.take_along_axis(ids, order, axis=1).tolist()
         best_logprobs: list[list[float]] = np.take_along_axis(logprobs, order, axis=1).tolist()
-        start = 0
+        rows = zip(entropies, best_ids, best_logprobs, strict=True)
         for delta in self.deltas:
-            end = start + len(delta.token_ids)
-            delta.entropies = entropies[start:end]
-            delta.best_ids, delta.best_logprobs = best_ids[start:end], best_logprobs[start:end]
-            start = end
+            delta.tokens = [Token(token.id, *next(rows)) for token in delta.tokens]
 
 
 class Requests:
@@ -79,47 +76,46 @@ class Requests:
         self._new_params = new_params
         self._max_model_len = max_model_len
         self._room = room
-        self._open: dict[int, _Request] = {}
-        self._by_id: dict[str, _Request] = {}
+        self._open: dict[int, _Sequence] = {}
+        self._by_id: dict[str, _Sequence] = {}
         self._unsent: list[Delta] = []  # of sequences that ended without a decode
         self._n_requests = 0
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def open(
-        self,
-        seq_id: int,
-        token_ids: Seq[int],
-        sampling: SamplingParams,
-        max_length: int,
-        seed: int,
-        parent: int | None,
-        monitor: bool,
-    ) -> None:
-        family = self._room.family_of(parent)
+    def open(self, request: Request) -> None:
+        seq_id, n_prefix = request.seq_id, len(request.token_ids)
+        family = self._room.family_of(request.parent)
         self.close(seq_id)
-        n_allowed = min(max_length, self._max_model_len) - len(token_ids)
+        n_allowed = min(request.max_length, self._max_model_len) - n_prefix
         if n_allowed <= 0:
             self._unsent.append(Delta(seq_id, [], finish_reason="length"))
             return
         self._n_requests += 1
         request_id = f"{seq_id}-{self._n_requests}"
-        params = self._new_params(sampling, seed, len(token_ids), n_allowed, monitor)
-        error = self._add(request_id, token_ids, params)
+        error = self._add(request_id, request.token_ids, self._new_params(request, n_allowed))
         if error:
             self._unsent.append(Delta(seq_id, [], finish_reason="error", error=error))
             return
-        family = self._room.join(seq_id, family, len(token_ids))
-        request = _Request(seq_id, request_id, len(token_ids), parent is not None, monitor, family)
-        self._open[seq_id] = self._by_id[request_id] = request
+        family = self._room.join(seq_id, family, n_prefix)
+        sequence = _Sequence(seq_id, request_id, n_prefix, request.parent is not None, request.monitor, family)
+        self._open[seq_id] = self._by_id[request_id] = sequence
 
     def close(self, seq_id: int) -> None:
         self._unsent = [delta for delta in self._unsent if delta.seq_id != seq_id]
-        request = self._open.get(seq_id)
-        if request is not None:
-            self._forget(request)
-            self._llm.abort_request([request.request_id])
+        sequence = self._open.get(seq_id)
+        if sequence is not None:
+            self._forget(sequence)
+            self._llm.abort_request([sequence.request_id])
+
+    def forget_all(self) -> int:
+        """vLLM broke: it is asked nothing more about what was open. Returns how many sequences that were."""
+        n_open = len(self._open)
+        for sequence in list(self._open.values()):
+            self._forget(sequence)
+        self._unsent.clear()
+        return n_open
 
     def unmonitor(self, seq_id: int) -> None:
         if seq_id in self._open:
@@ -131,12 +127,12 @@ class Requests:
         outputs = self._llm.step() if self._open else ()
         monitored = _Monitored([], [], [])
         for output in outputs:
-            request = self._by_id.get(output.request_id)
-            if request is None:
+            sequence = self._by_id.get(output.request_id)
+            if sequence is None:
                 self._discard(output)
                 continue
-            delta = self._delta(request, output)
-            if request.monitor and output.outputs[0].logprobs is not None:
+            delta = self._delta(sequence, output)
+            if sequence.monitor and output.outputs[0].logprobs is not None:
                 monitored.add(delta, output.outputs[0].logprobs)
             deltas.append(delta)
         monitored.fill()
@@ -151,33 +147,33 @@ class Requests:
             return f"vLLM refuses a sequence of {len(token_ids)} tokens: {first_line(error)}"
         return None
 
-    def _delta(self, request: _Request, output: Any) -> Delta:
+    def _delta(self, sequence: _Sequence, output: Any) -> Delta:
         completion = output.outputs[0]
-        delta = Delta(request.seq_id, completion.token_ids)
-        if not request.has_begun:
-            request.has_begun = True
-            if request.is_continued:
+        delta = Delta(sequence.seq_id, [Token(token_id) for token_id in completion.token_ids])
+        if not sequence.has_begun:
+            sequence.has_begun = True
+            if sequence.is_continued:
                 # Of a continued sequence the last token is new; the rest has been through the model before.
-                delta.recomputed = max(0, request.prefix_length - 1 - (output.num_cached_tokens or 0))
-        delta.discarded, request.discarded = request.discarded, 0
-        request.family.n_tokens += len(completion.token_ids)
+                delta.recomputed = max(0, sequence.prefix_length - 1 - (output.num_cached_tokens or 0))
+        delta.discarded, sequence.discarded = sequence.discarded, 0
+        sequence.family.n_tokens += len(completion.token_ids)
         if completion.finish_reason is not None:
-            self._end(request, delta, completion.finish_reason)
+            self._end(sequence, delta, completion.finish_reason)
         return delta
 
-    def _end(self, request: _Request, delta: Delta, reason: str) -> None:
+    def _end(self, sequence: _Sequence, delta: Delta, reason: str) -> None:
         finish = _FINISH.get(reason, "error")
         delta.finish_reason = finish
         if finish == "error":
-            delta.error = f"vLLM ended the sequence after {request.prefix_length} tokens with '{reason}'"
-        self._forget(request)
+            delta.error = f"vLLM ended the sequence after {sequence.prefix_length} tokens with '{reason}'"
+        self._forget(sequence)
 
     def _discard(self, output: Any) -> None:
         """Tokens of a request that was aborted: counted for the sequence, where it is open again."""
-        request = self._open.get(int(output.request_id.split("-")[0]))
-        if request is not None:
-            request.discarded += len(output.outputs[0].token_ids)
+        sequence = self._open.get(int(output.request_id.split("-")[0]))
+        if sequence is not None:
+            sequence.discarded += len(output.outputs[0].token_ids)
 
-    def _forget(self, request: _Request) -> None:
-        del self._open[request.seq_id], self._by_id[request.request_id]
-        self._room.leave(request.seq_id)
+    def _forget(self, sequence: _Sequence) -> None:
+        del self._open[sequence.seq_id], self._by_id[sequence.request_id]
+        self._room.leave(sequence.seq_id)

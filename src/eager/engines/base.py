@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence as Seq
 
 from eager.errors import EagerError
-from eager.types import Delta, SamplingParams, Stops
+from eager.types import Delta, Request, Stops
 
 
 class EngineError(EagerError):
@@ -32,28 +32,16 @@ class Engine(ABC):
     max_model_len: int
     """Bound on prompt and generated tokens of one sequence together."""
     stops: Stops
+    driver: object | None = None
+    """Who has sequences open on it: `step` delivers to one alone. Engines leave this to the driver."""
 
     @abstractmethod
-    def open(
-        self,
-        seq_id: int,
-        token_ids: Seq[int],
-        sampling: SamplingParams,
-        *,
-        max_length: int,
-        seed: int,
-        parent: int | None = None,
-        monitor: bool = True,
-    ) -> None:
-        """Decode `seq_id` from exactly `token_ids` (at least one, fewer than `max_length`).
-
-        `parent` names a sequence that holds a prefix of `token_ids`: a hint for sharing the KV cache, which may be
-        `seq_id` itself. Opening an id that is open replaces it. `monitor` asks for entropies and the K best ids.
-        """
+    def open(self, request: Request) -> None:
+        """Decode a sequence as requested. Opening an id that is open replaces it."""
 
     @abstractmethod
     def close(self, seq_id: int) -> None:
-        """Stop decoding `seq_id`; closing one that has ended is allowed."""
+        """Stop decoding `seq_id`; closing one that has ended is allowed, and so is closing on a broken engine."""
 
     @abstractmethod
     def unmonitor(self, seq_id: int) -> None:

@@ -27,7 +27,7 @@ from eager.engines.base import Engine, EngineError
 from eager.entropy import top_k_entropy
 from eager.prefix import common_prefix
 from eager.randomness import uniform
-from eager.types import Delta, FinishReason, SamplingParams
+from eager.types import Delta, FinishReason, Request, Token
 
 _LLAMA_MAX_SEQ = 256  # compiled into llama.cpp
 _N_SLOTS = _LLAMA_MAX_SEQ - KVCache.N_EXTRA_SLOTS
@@ -76,28 +76,18 @@ class LlamaCppEngine(Engine):
 
     # -- the contract -------------------------------------------------------------------------------------------
 
-    def open(
-        self,
-        seq_id: int,
-        token_ids: Seq[int],
-        sampling: SamplingParams,
-        *,
-        max_length: int,
-        seed: int,
-        parent: int | None = None,
-        monitor: bool = True,
-    ) -> None:
-        is_continued = parent is not None
-        sequence = LlamaSequence(seq_id, list(token_ids), sampling, max_length, seed, monitor, is_continued)
-        old = self._find(seq_id)
-        donor = None if parent is None else self._find(parent)
+    def open(self, request: Request) -> None:
+        is_continued = request.parent is not None
+        sequence = LlamaSequence(request, list(request.token_ids), request.monitor, is_continued)
+        old = self._find(request.seq_id)
+        donor = None if request.parent is None else self._find(request.parent)
         if old is not None and old.slot is not None:
             self._take_over(sequence, old)
         elif donor is not None and donor.slot is not None and self._free_slots and len(self._active) < self.capacity:
             self._give_slot(sequence, donor)
-            self._active[seq_id] = sequence
+            self._active[request.seq_id] = sequence
         else:
-            self.close(seq_id)
+            self.close(request.seq_id)
             self._waiting.append(sequence)
 
     def close(self, seq_id: int) -> None:
@@ -155,12 +145,12 @@ class LlamaCppEngine(Engine):
 
     def _take_over(self, sequence: LlamaSequence, old: LlamaSequence) -> None:
         """Re-opened: go on in the old one's slot, with the cells that still fit."""
-        sequence.slot, old.slot = old.slot, None
-        assert sequence.slot is not None
+        slot = sequence.slot = old.held_slot
+        old.slot = None
         self._ended.pop(sequence.seq_id, None)
         self._active[sequence.seq_id] = sequence
-        common = min(common_prefix(sequence.tokens, old.tokens), self._kv.length(sequence.slot))
-        self._kv.truncate(sequence.slot, min(common, len(sequence.tokens) - 1))
+        common = min(common_prefix(sequence.tokens, old.tokens), self._kv.length(slot))
+        self._kv.truncate(slot, min(common, len(sequence.tokens) - 1))
         self._count_recomputed(sequence, common)
 
     def _give_slot(self, sequence: LlamaSequence, donor: LlamaSequence | None) -> None:
@@ -177,8 +167,7 @@ class LlamaCppEngine(Engine):
     def _count_recomputed(self, sequence: LlamaSequence, common: int) -> None:
         """Of a continued sequence only the last token may be new, and only if no cell holds it yet."""
         if sequence.is_continued:
-            assert sequence.slot is not None
-            n_fed = len(sequence.tokens) - self._kv.length(sequence.slot)
+            n_fed = len(sequence.tokens) - self._kv.length(sequence.held_slot)
             sequence.recomputed += n_fed - (common < len(sequence.tokens))
 
     def _free(self, sequence: LlamaSequence) -> None:
@@ -217,7 +206,7 @@ class LlamaCppEngine(Engine):
         if not agreed or max(agreed.values()) == 0:
             return None, 0
         # Among equals the one whose cells are furthest.
-        best = max(self._active.values(), key=lambda s: (agreed[s.seq_id], self._kv.length(s.slot or 0)))
+        best = max(self._active.values(), key=lambda s: (agreed[s.seq_id], self._kv.length(s.held_slot)))
         return best, agreed[best.seq_id]
 
     # -- room in the cache --------------------------------------------------------------------------------------
@@ -248,8 +237,7 @@ class LlamaCppEngine(Engine):
         feeds: list[Feed] = []
         budget = _PREFILL_PER_STEP
         for sequence in self._active.values():
-            assert sequence.slot is not None
-            start, end = self._kv.length(sequence.slot), len(sequence.tokens)
+            start, end = self._kv.length(sequence.held_slot), len(sequence.tokens)
             if end - start > 1:
                 end = min(end, start + budget)
                 budget -= end - start
@@ -263,7 +251,7 @@ class LlamaCppEngine(Engine):
         for feed in batch:
             for position in range(feed.start, feed.end):
                 is_wanted = position == len(feed.sequence.tokens) - 1
-                self._fill(row, feed.sequence.tokens[position], position, feed.sequence.slot or 0, is_wanted)
+                self._fill(row, feed.sequence.tokens[position], position, feed.sequence.held_slot, is_wanted)
                 row += 1
         is_padded = not self._gpu and row == 1 and self._kv.n_taken >= _LONE_TOKEN_CELLS
         if is_padded:
@@ -275,7 +263,7 @@ class LlamaCppEngine(Engine):
                 f"llama.cpp failed to decode a batch of {row} tokens (status {status}): try a smaller capacity"
             )
         for feed in batch:
-            self._kv.append(feed.sequence.slot or 0, feed.end - feed.start)
+            self._kv.append(feed.sequence.held_slot, feed.end - feed.start)
         if is_padded:
             self._kv.bury_padding()
         n_wanted = sum(feed.is_last for feed in batch)
@@ -297,27 +285,21 @@ class LlamaCppEngine(Engine):
     def _draw_tokens(self, batch: list[Feed], logits: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> list[Delta]:
         """Draw one token for every sequence whose last token was fed; entropies where monitored."""
         sequences = [feed.sequence for feed in batch if feed.is_last]
-        deltas = [
-            self._advance(sequence, draw(row, sequence.sampling, uniform(sequence.seed, len(sequence.tokens))))
-            for sequence, row in zip(sequences, logits, strict=True)
-        ]
+        tokens = [Token(_draw(sequence, row)) for sequence, row in zip(sequences, logits, strict=True)]
         monitored = [i for i, sequence in enumerate(sequences) if sequence.monitor]
         if monitored:
             ids, logprobs = best_k([logits[i] for i in monitored])
-            for rank, (i, entropy) in enumerate(zip(monitored, top_k_entropy(logprobs).tolist(), strict=True)):
-                deltas[i].entropies, deltas[i].best_ids, deltas[i].best_logprobs = (
-                    [entropy],
-                    [ids[rank]],
-                    [logprobs[rank]],
-                )
-        return deltas
+            best = zip(top_k_entropy(logprobs).tolist(), ids.tolist(), logprobs.tolist(), strict=True)
+            for i, (entropy, best_ids, best_logprobs) in zip(monitored, best, strict=True):
+                tokens[i] = Token(tokens[i].id, entropy, best_ids, best_logprobs)
+        return [self._advance(sequence, token) for sequence, token in zip(sequences, tokens, strict=True)]
 
-    def _advance(self, sequence: LlamaSequence, token: int) -> Delta:
-        sequence.tokens.append(token)
+    def _advance(self, sequence: LlamaSequence, token: Token) -> Delta:
+        sequence.tokens.append(token.id)
         finish: FinishReason | None = None
-        if token in self.stops.stop_ids:
+        if token.id in self.stops.stop_ids:
             finish = "stop"
-        elif len(sequence.tokens) >= sequence.max_length:
+        elif len(sequence.tokens) >= sequence.request.max_length:
             finish = "length"
         if finish:
             self.close(sequence.seq_id)
@@ -347,6 +329,10 @@ class LlamaCppEngine(Engine):
                 f"llama.cpp cannot make a context of {n_cells} tokens for '{self.model_name}': lower max_model_len"
             )
         return context
+
+
+def _draw(sequence: LlamaSequence, row: np.ndarray[tuple[int], np.dtype[np.float32]]) -> int:
+    return draw(row, sequence.request.sampling, uniform(sequence.request.seed, len(sequence.tokens)))
 
 
 def _use_gpu(device: str) -> bool:

@@ -17,7 +17,7 @@ from eager.engines._draw import draw
 from eager.engines.base import Engine, EngineError
 from eager.entropy import top_k_entropy
 from eager.randomness import sequence_seed, uniform
-from eager.types import ENTROPY_TOP_K, Delta, FinishReason, SamplingParams, Stops
+from eager.types import ENTROPY_TOP_K, Delta, FinishReason, Request, SamplingParams, Stops, Token
 
 Script = Callable[[Seq[int]], Mapping[int, float]]
 """Token ids so far -> probabilities of the next token, summing to 1."""
@@ -28,10 +28,8 @@ _STOPS = Stops(frozenset({0}))
 
 @dataclass(slots=True)
 class _Sequence:
+    request: Request
     tokens: list[int]
-    sampling: SamplingParams
-    max_length: int
-    seed: int
     monitor: bool
 
 
@@ -74,24 +72,14 @@ class ScriptedEngine(Engine):
         self._waiting: deque[int] = deque()
         self._opened: dict[int, _Sequence] = {}
 
-    def open(
-        self,
-        seq_id: int,
-        token_ids: Seq[int],
-        sampling: SamplingParams,
-        *,
-        max_length: int,
-        seed: int,
-        parent: int | None = None,
-        monitor: bool = True,
-    ) -> None:
-        self.close(seq_id)
-        sequence = _Sequence(list(token_ids), sampling, max_length, seed, monitor)
+    def open(self, request: Request) -> None:
+        self.close(request.seq_id)
+        sequence = _Sequence(request, list(request.token_ids), request.monitor)
         if len(self._active) < self.capacity:
-            self._active[seq_id] = sequence
+            self._active[request.seq_id] = sequence
         else:
-            self._opened[seq_id] = sequence
-            self._waiting.append(seq_id)
+            self._opened[request.seq_id] = sequence
+            self._waiting.append(request.seq_id)
 
     def close(self, seq_id: int) -> None:
         self._active.pop(seq_id, None)
@@ -120,27 +108,30 @@ class ScriptedEngine(Engine):
         return [self._decode(seq_id, sequence) for seq_id, sequence in list(self._active.items())]
 
     def _decode(self, seq_id: int, sequence: _Sequence) -> Delta:
-        delta = Delta(seq_id, [], [], [], []) if sequence.monitor else Delta(seq_id, [])
-        for _ in range(self._tokens_per_step):
+        tokens: list[Token] = []
+        finish: FinishReason | None = None
+        error: str | None = None
+        while finish is None and len(tokens) < self._tokens_per_step:
             if len(sequence.tokens) in self._failing_positions:
-                delta.finish_reason, delta.error = "error", "the sequence failed, as it was told to"
+                finish, error = "error", "the sequence failed, as it was told to"
             else:
-                delta.finish_reason = self._draw_into(delta, sequence)
-            if delta.finish_reason:
-                del self._active[seq_id]
-                break
-        return delta
+                tokens.append(self._next_token(sequence))
+                finish = self._finish(sequence)
+        if finish is not None:
+            del self._active[seq_id]
+        return Delta(seq_id, tokens, finish, error)
 
-    def _draw_into(self, delta: Delta, sequence: _Sequence) -> FinishReason | None:
+    def _next_token(self, sequence: _Sequence) -> Token:
         probabilities = self._script(sequence.tokens)
-        if sequence.monitor:
-            _report(delta, probabilities)
-        token = draw_scripted(probabilities, sequence.sampling, uniform(sequence.seed, len(sequence.tokens)))
-        delta.token_ids = [*delta.token_ids, token]
-        sequence.tokens.append(token)
-        if token in self.stops.stop_ids:
+        u = uniform(sequence.request.seed, len(sequence.tokens))
+        token_id = draw_scripted(probabilities, sequence.request.sampling, u)
+        sequence.tokens.append(token_id)
+        return _monitored(token_id, probabilities) if sequence.monitor else Token(token_id)
+
+    def _finish(self, sequence: _Sequence) -> FinishReason | None:
+        if sequence.tokens[-1] in self.stops.stop_ids:
             return "stop"
-        return "length" if len(sequence.tokens) >= sequence.max_length else None
+        return "length" if len(sequence.tokens) >= sequence.request.max_length else None
 
     def encode_chat(self, messages: Seq[Mapping[str, str]]) -> list[int]:
         # Ids beyond the vocabulary: one a word, so that long prompts are long.
@@ -159,15 +150,10 @@ def draw_scripted(probabilities: Mapping[int, float], sampling: SamplingParams, 
     return list(probabilities)[draw(row, sampling, u)]
 
 
-def _report(delta: Delta, probabilities: Mapping[int, float]) -> None:
+def _monitored(token_id: int, probabilities: Mapping[int, float]) -> Token:
     best = sorted(probabilities.items(), key=lambda item: (-item[1], item[0]))[:ENTROPY_TOP_K]
     logprobs = [math.log(p) if p > 0 else -math.inf for _, p in best]
-    assert delta.entropies is not None
-    assert delta.best_ids is not None
-    assert delta.best_logprobs is not None
-    delta.entropies = [*delta.entropies, float(top_k_entropy(logprobs))]
-    delta.best_ids = [*delta.best_ids, [token for token, _ in best]]
-    delta.best_logprobs = [*delta.best_logprobs, logprobs]
+    return Token(token_id, float(top_k_entropy(logprobs)), [token for token, _ in best], logprobs)
 
 
 _FIRST_PROMPT_ID = 1000

@@ -21,7 +21,7 @@ from eager.engines._vllm_room import Room
 from eager.engines._vllm_start import VLLMOptions, start, vllm_versions
 from eager.engines.base import Engine, EngineError
 from eager.errors import first_line
-from eager.types import ENTROPY_TOP_K, Delta, SamplingParams, Stops
+from eager.types import ENTROPY_TOP_K, Delta, Request, Stops
 
 _SEED_MASK = (1 << 63) - 1  # vLLM keeps seeds in signed 64 bits
 
@@ -45,18 +45,8 @@ class VLLMEngine(Engine):
         self._room = Room(started.n_cells)
         self._requests = Requests(self._llm, self._new_params, max_model_len=self.max_model_len, room=self._room)
 
-    def open(
-        self,
-        seq_id: int,
-        token_ids: Seq[int],
-        sampling: SamplingParams,
-        *,
-        max_length: int,
-        seed: int,
-        parent: int | None = None,
-        monitor: bool = True,
-    ) -> None:
-        self._requests.open(seq_id, token_ids, sampling, max_length, seed, parent, monitor)
+    def open(self, request: Request) -> None:
+        self._requests.open(request)
 
     def close(self, seq_id: int) -> None:
         self._requests.close(seq_id)
@@ -74,8 +64,9 @@ class VLLMEngine(Engine):
         try:
             return self._requests.step()
         except (EngineDeadError, RuntimeError) as error:
+            n_open = self._requests.forget_all()
             raise EngineError(
-                f"vLLM broke with {len(self._requests)} sequences open ({first_line(error)}): "
+                f"vLLM broke with {n_open} sequences open ({first_line(error)}): "
                 "start again, with a smaller capacity if the memory ran out"
             ) from error
 
@@ -94,10 +85,9 @@ class VLLMEngine(Engine):
     def shutdown(self) -> None:
         self._llm.engine_core.shutdown()
 
-    def _new_params(
-        self, sampling: SamplingParams, seed: int, prefix_length: int, n_allowed: int, monitor: bool
-    ) -> VLLMSamplingParams:
+    def _new_params(self, request: Request, n_allowed: int) -> VLLMSamplingParams:
         """vLLM's parameters of one request; made for it alone, so vLLM need not copy them (`skip_clone`)."""
+        sampling, seed = request.sampling, request.seed
         if self._draws_inside:
             drawn: dict[str, Any] = {"temperature": 0.0, "extra_args": draw_args(seed, sampling)}
         else:
@@ -114,7 +104,7 @@ class VLLMEngine(Engine):
             stop_token_ids=sorted(self.stops.stop_ids),
             ignore_eos=True,  # the end-of-sequence id is among the stop ids, and is delivered like them
             detokenize=False,
-            logprobs=ENTROPY_TOP_K if monitor else None,
+            logprobs=ENTROPY_TOP_K if request.monitor else None,
             flat_logprobs=True,
             output_kind=RequestOutputKind.DELTA,
             skip_clone=True,

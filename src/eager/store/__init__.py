@@ -2,13 +2,12 @@
 
 from eager.atomic import replacing
 from eager.store.journal import FORMAT_VERSION, JOURNAL_NAME, Journal, StoreError
-from eager.store.records import BranchRecord, PromptRecord, SequenceRecord, merged
+from eager.store.records import PromptRecord, SequenceRecord, merged
 from eager.store.result_file import generations_key, prompt_entry, write_result_file
 
 __all__ = [
     "FORMAT_VERSION",
     "JOURNAL_NAME",
-    "BranchRecord",
     "Journal",
     "PromptRecord",
     "SequenceRecord",

@@ -6,7 +6,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from eager.types import FinishReason
+from eager.types import Branch, FinishReason
 
 _ENTROPY_PLACES = 4
 
@@ -35,21 +35,6 @@ class SequenceRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class BranchRecord:
-    """A branch with its tokens as text; `new_token` is None where the new sequence failed before its first token."""
-
-    seq: int
-    position: int
-    entropy: float
-    threshold: float
-    sampled_token: str
-    kept_token: str
-    new_token: str | None
-    new_seq: int
-    text_before: str
-
-
-@dataclass(frozen=True, slots=True)
 class PromptRecord:
     """One finished prompt of one experiment.
 
@@ -64,7 +49,7 @@ class PromptRecord:
     prompt_text: str
     target: str | None
     sequences: tuple[SequenceRecord, ...]
-    branches: tuple[BranchRecord, ...] = ()
+    branches: tuple[Branch, ...] = ()
     n_recomputed: int = 0
     n_discarded: int = 0
     seconds: float = 0.0
@@ -107,10 +92,13 @@ def to_line(record: PromptRecord) -> dict[str, Any]:
 
 
 def from_line(line: dict[str, Any]) -> PromptRecord:
-    """The record of one journal line. Raises KeyError, TypeError or ValueError where the line is none."""
+    """The record of one journal line; the branches of old lines lack their ids.
+
+    Raises KeyError, TypeError or ValueError where the line is no record.
+    """
     fields = dict(line)
     sequences = tuple(_sequence(item) for item in fields.pop("sequences"))
-    branches = tuple(BranchRecord(**item) for item in fields.pop("branches"))
+    branches = tuple(Branch(**item) for item in fields.pop("branches"))
     return PromptRecord(sequences=sequences, branches=branches, **fields)
 
 

@@ -12,7 +12,8 @@ from typing import Any, TextIO
 
 from eager.atomic import replacing
 from eager.store.journal import StoreError
-from eager.store.records import BranchRecord, PromptRecord, SequenceRecord
+from eager.store.records import PromptRecord, SequenceRecord
+from eager.types import Branch
 
 _INHERITED = "-1"
 _UNMONITORED = "-2.0"
@@ -88,7 +89,7 @@ def _entropies(sequence: SequenceRecord) -> str:
     return f"[{', '.join([_INHERITED] * sequence.fork + own)}]"
 
 
-def _branch(branch: BranchRecord) -> dict[str, Any]:
+def _branch(branch: Branch) -> dict[str, Any]:
     return {
         "seq_idx": branch.seq,
         "gen_step": branch.position,

@@ -1,0 +1,39 @@
+"""From the options of `eager run` to the plan, and to the settings that a folder is bound to."""
+
+import pytest
+
+from eager.cli.run import _plan, command
+from eager.experiments import RunPlan, settings_of
+from eager.tasks import load
+from eager.types import BranchConfig, SamplingParams
+
+
+def plan(*arguments):
+    context = command.make_context("run", ["--model_name", "m", "--data_name", "demo", *arguments])
+    return _plan(context.params)
+
+
+@pytest.mark.parametrize(("given", "expected"), [([], None), (["none"], None), (["99"], 99.0), (["97.5"], 97.5)])
+def test_the_percentile_is_a_number_or_none(given, expected):
+    """`none` is a fixed threshold."""
+    (rules,) = plan(*(["--threshold_percentile", *given] if given else [])).rules
+    assert rules.threshold_percentile == expected
+
+
+def test_every_threshold_has_its_rules():
+    """They differ in the threshold alone; the same one twice counts once."""
+    made = plan("--entropy_threshold", "1.5,2,1.5", "--max_sequences", "7", "--top_p", "0.9")
+    assert made.rules == (BranchConfig(7, 1.5), BranchConfig(7, 2.0))
+    assert made.sampling == SamplingParams(top_p=0.9)
+    with pytest.raises(ValueError, match="differ in nothing but their thresholds"):
+        RunPlan(("parallel",), (BranchConfig(7, 1.5), BranchConfig(8, 2.0)), SamplingParams(), seed=1)
+
+
+def test_a_folder_is_bound_to_all_rules_but_the_thresholds():
+    """Name by name; a folder begun by an earlier version is continued, so none is renamed."""
+    settings = settings_of(plan("--entropy_threshold", "1.5,2"), load("demo", limit=2), {"model_name": "m"})
+    assert list(settings) == [
+        *("model_name", "data_name", "data_digest", "n_prompts", "instruction"),
+        *("temperature", "top_p", "top_k", "min_p"),
+        *("max_sequences", "branch_rule", "threshold_percentile", "max_tokens_without_branch", "max_tokens", "seed"),
+    ]
