@@ -93,7 +93,7 @@ class Generator:
         self._waiting.append(job)
 
     def cancel(self, job: TreeJob) -> bool:
-        """Drop a job that was added, waiting or open, and close its sequences; False where it is neither."""
+        """Drop `job` itself (not an equal one), waiting or open, and close its sequences; False if it is neither."""
         for tree in self._open.values():
             if tree.job is job:
                 self._drop(tree)
