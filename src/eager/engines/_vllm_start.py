@@ -12,6 +12,7 @@ from typing import Any
 from eager.engines._hf_demo import hf_demo
 from eager.engines._vllm_api import SUPPORTED, EngineArgs, LLMEngine, UsageContext, __version__, current_platform
 from eager.engines.base import EngineError
+from eager.engines.options_vllm import VLLMOptions
 from eager.errors import first_line
 
 _DRAW = "eager.engines._vllm_draw:CounterDraw"
@@ -20,33 +21,6 @@ _DRAW = "eager.engines._vllm_draw:CounterDraw"
 _CPU_BLOCK_SIZE = 32
 _CPU_KV_BYTES = 4 << 30
 _GIB = 1 << 30
-
-
-@dataclass(frozen=True, slots=True)
-class VLLMOptions:
-    """The options of `VLLMEngine`, most of them vLLM's own; an unknown one is a TypeError.
-
-    `capacity` is vLLM's max_num_seqs, by default what vLLM takes for the device. `block_size` is that of the KV cache,
-    `kv_cache_gib` its size (on a CPU 4 by default; on a GPU what `gpu_memory_utilization` leaves). `enforce_eager`
-    leaves the model uncompiled (by default on a CPU only); `max_num_batched_tokens` bounds the tokens of one step,
-    prompts included.
-    """
-
-    max_model_len: int = 32768
-    device: str = "auto"
-    dtype: str = "bfloat16"
-    gpu_memory_utilization: float = 0.8
-    seed: int = 55
-    tensor_parallel_size: int = 1
-    pipeline_parallel_size: int = 1
-    data_parallel_size: int = 1
-    quantization: str | None = None
-    trust_remote_code: bool = False
-    capacity: int | None = None
-    block_size: int | None = None
-    enforce_eager: bool | None = None
-    max_num_batched_tokens: int | None = None
-    kv_cache_gib: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +137,7 @@ def _engine_args(path: str, options: VLLMOptions) -> EngineArgs:
         "enable_prefix_caching": True,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
+        **options.library,
     }
     longest = EngineArgs(**base).create_model_config().max_model_len
     return EngineArgs(**base, max_model_len=min(options.max_model_len, longest))

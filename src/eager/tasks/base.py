@@ -58,16 +58,20 @@ class Task:
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """A task with its problems in hand; `source` says where they came from."""
+    """A task with its problems in hand; `source` says where they came from.
+
+    `system_prompt` comes first in every chat; None leaves it to the model's template.
+    """
 
     task: Task
     problems: tuple[Problem, ...]
     instruction: str
     source: str
+    system_prompt: str | None = None
 
     def messages(self, problem: Problem) -> list[dict[str, str]]:
         """The chat that asks `problem`: {"role": ..., "content": ...} a turn, the last one the user's."""
-        turns = []
+        turns = [] if self.system_prompt is None else [{"role": "system", "content": self.system_prompt}]
         for asked, answered in self.task.examples:
             turns.append({"role": "user", "content": self.ask(asked)})
             turns.append({"role": "assistant", "content": answered})
