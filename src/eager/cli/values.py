@@ -20,6 +20,13 @@ class FiniteFloat(click.types.FloatParamType):
         return number
 
 
+class FiniteRange(click.FloatRange):
+    """A number in a range; click's own lets nan into any, and inf into an open one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        return FiniteFloat().convert(super().convert(value, param, ctx), param, ctx)
+
+
 class CommaSeparated(click.ParamType[tuple[Any, ...]]):
     """Several values in one option, separated by commas."""
 

@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from eager.engines._hf_demo import hf_demo
 from eager.engines._vllm_api import SUPPORTED, EngineArgs, LLMEngine, UsageContext, __version__, current_platform
 from eager.engines.base import EngineError
@@ -45,7 +47,7 @@ def start(model_name: str, options: VLLMOptions) -> Started:
             "--data_parallel_size at 1, or give each replica its own run over a part of the data"
         )
     path = _find_model(model_name)
-    with _as_engine_error(model_name):
+    with _as_engine_error(model_name, options):
         config = _engine_args(path, options).create_engine_config(UsageContext.LLM_CLASS)
         # The V2 runner (GPU) draws from (seed, position) itself, and takes no logits processor of this kind.
         draws_inside = not config.use_v2_model_runner
@@ -144,12 +146,21 @@ def _engine_args(path: str, options: VLLMOptions) -> EngineArgs:
 
 
 @contextmanager
-def _as_engine_error(model_name: str) -> Iterator[None]:
+def _as_engine_error(model_name: str, options: VLLMOptions) -> Iterator[None]:
     """What vLLM, transformers and torch raise at start-up, as one sentence."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, TypeError, AssertionError, RuntimeError, ImportError) as error:
+        given = f", and {', '.join(options.library)} of --engine_option" if options.library else ""
         raise EngineError(
-            f"vLLM cannot start model '{model_name}' ({first_line(error)}): "
-            "check the name, and that the model fits the memory"
+            f"vLLM cannot start model '{model_name}' ({_reason(error)}): "
+            f"check the name, that the model fits the memory{given}"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first thing that is wrong; pydantic, which checks vLLM's options, says it after a line of its own."""
+    if not isinstance(error, ValidationError):
+        return first_line(error)
+    found = error.errors()[0]
+    return ": ".join([*map(str, found["loc"][:1]), found["msg"].splitlines()[0]])

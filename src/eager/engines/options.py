@@ -120,10 +120,10 @@ class EngineOptions:
             raise EngineError(f"engine {cls.engine} does not take {name}: {cls.refused[name]}")
         allowed = cls.library_names()
         if name not in allowed:
-            near = difflib.get_close_matches(name, [*cls.names(), *(allowed - cls.refused.keys())])
-            meant = f"did you mean {' or '.join(near)}? " if near else ""
+            near = difflib.get_close_matches(name, {*cls.names(), *allowed} - cls.refused.keys())
+            meant = f" (did you mean {' or '.join(near)}?)" if near else ""
             also = f", and {cls.library_title}" if cls.library_title else ""
-            raise EngineError(f"engine {cls.engine} has no option {name}: {meant}It has {', '.join(cls.names())}{also}")
+            raise EngineError(f"engine {cls.engine} has no option {name}{meant}: it has {', '.join(cls.names())}{also}")
 
     def settings(self) -> dict[str, Any]:
         """What was given and can change the results; a chat template by a digest of its text."""

@@ -19,7 +19,7 @@ _SET = "the engine sets it itself"
 _PLACES = {"distributed_executor_backend", "distributed_timeout_seconds", "cpu_distributed_timeout_seconds"}
 _PLACES |= {"device_ids", "nnodes", "node_rank", "master_addr", "master_port"}
 _PLACES |= {"numa_bind", "numa_bind_nodes", "numa_bind_cpus"}
-_ROOM = {"num_gpu_blocks_override", "max_num_active_seqs", "max_num_scheduled_tokens", "long_prefill_token_threshold"}
+_ROOM = {"num_gpu_blocks_override", "max_num_scheduled_tokens", "long_prefill_token_threshold"}
 _ROOM |= {"watermark", "cpu_offload_gb", "async_scheduling"}
 _LOADING = {"download_dir", "max_parallel_loading_workers", "safetensors_load_strategy", "shutdown_timeout"}
 
@@ -70,7 +70,7 @@ class VLLMOptions(ChatOptions):
         "data_parallel_multi_port_external_lb": _ONE_ENGINE,
         "hf_token": "it would be written into the results; give it as the environment variable HF_TOKEN",
         "model": "it is the model's name: give it as --model_name",
-        "max_num_seqs": "give it as capacity",
+        **dict.fromkeys(("max_num_seqs", "max_num_active_seqs"), "give it as capacity"),
         "kv_cache_memory_bytes": "give it as kv_cache_gib",
         "disable_log_stats": _SET,
         "use_tqdm_on_load": _SET,
