@@ -185,7 +185,7 @@ def test_options_at_their_default_are_no_settings():
         (VLLMOptions, {"library": {"something_new": 1}}, ["something_new"], []),
         (LlamaCppOptions, {"flash_attn": False, "type_k": "q8_0"}, ["flash_attn", "type_k"], []),
         (LlamaCppOptions, {"n_threads": 3, "n_cells": 100, "capacity": 4}, [], ["n_threads", "n_cells", "capacity"]),
-        (LlamaCppOptions, {"library": {"n_gpu_layers": 4, "no_perf": False}}, ["n_gpu_layers"], ["no_perf"]),
+        (LlamaCppOptions, {"library": {"n_gpu_layers": 4, "rope_freq_base": 1}}, ["rope_freq_base"], ["n_gpu_layers"]),
         (ScriptedOptions, {"seconds_per_step": 0.1, "fail_after": 3}, [], ["seconds_per_step", "fail_after"]),
     ],
 )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence as Seq
+from typing import Any
 
-from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2 import TemplateError, TemplateSyntaxError
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -23,12 +24,12 @@ _RAISED_BY_TEMPLATES = (
 )
 
 
-class _GenerationTag(Extension):
+class _GenerationTag(Extension):  # type: ignore[misc] # jinja2 is not followed by the type checker
     """transformers' {% generation %}, which marks the model's turns and changes nothing."""
 
     tags = {"generation"}  # noqa: RUF012 - jinja2's own form
 
-    def parse(self, parser: Parser) -> list[nodes.Node]:
+    def parse(self, parser: Parser) -> Any:
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 

@@ -43,7 +43,7 @@ _GPU_CAPACITY = 128
 _PREFILL_PER_STEP = 256  # tokens of prompts a step, so that the others' decoding is not held up
 _GIB = 1 << 30
 _KV_BYTES = 2 * _GIB
-_LEAST_CELLS = 64
+_CELL_STEP = 256  # llama.cpp rounds the size of the cache up to this
 _FLASH_ATTN = {
     True: llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
     False: llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
@@ -330,13 +330,13 @@ class LlamaCppEngine(Engine):
         """The size of the KV cache in tokens, where the options give one."""
         if options.kv_cache_gib is None:
             return options.n_cells
-        n_cells = int(options.kv_cache_gib * _GIB) // self._model.kv_bytes_per_token
-        if n_cells < _LEAST_CELLS:
+        affordable = int(options.kv_cache_gib * _GIB) // self._model.kv_bytes_per_token
+        if affordable < _CELL_STEP:
             raise EngineError(
-                f"a KV cache of {options.kv_cache_gib:g} GiB holds {n_cells} tokens of '{self.model_name}':"
-                " raise --kv_cache_gib"
+                f"a KV cache of {options.kv_cache_gib:g} GiB holds {affordable} tokens of '{self.model_name}', and"
+                f" {_CELL_STEP} are the least: raise --kv_cache_gib"
             )
-        return n_cells
+        return affordable // _CELL_STEP * _CELL_STEP
 
     def _default_cells(self) -> int:
         affordable = _KV_BYTES // self._model.kv_bytes_per_token

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 from eager.engines.base import EngineError
 from eager.engines.options import COUNT, SIZE, SWITCH, ChatOptions, is_number, one_of, option
 
+_PLACES = {"n_gpu_layers", "main_gpu", "split_mode", "offload_kqv", "op_offload", "no_host"}
 _SET = "the engine sets it itself"
 _POINTER = "it is a pointer, which an option cannot give"
 _DECODES = "the engine needs the weights, and logits of every sequence"
@@ -69,7 +70,7 @@ class LlamaCppOptions(ChatOptions):
         **dict.fromkeys(("samplers", "ctx_other", "devices", "tensor_buft_overrides", "tensor_split"), _POINTER),
         **dict.fromkeys(("progress_callback", "progress_callback_user_data", "kv_overrides"), _POINTER),
     }
-    harmless: ClassVar[frozenset[str]] = frozenset({"no_perf", "check_tensors", "load_mode", "lazy_mode"})
+    harmless: ClassVar[frozenset[str]] = frozenset(_PLACES | {"no_perf", "check_tensors", "load_mode", "lazy_mode"})
 
     def __post_init__(self) -> None:
         ChatOptions.__post_init__(self)
