@@ -1,4 +1,4 @@
-"""`eager run` on the embedded model, as a user types it: what is asked of template and system prompt reaches the prompt."""
+"""`eager run` on the embedded model: template, system prompt and engine options arrive, and bind the folder."""
 
 import json
 import subprocess

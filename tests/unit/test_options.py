@@ -169,7 +169,7 @@ def test_options_at_their_default_are_no_settings():
     """A folder that was begun before an option existed goes on."""
     for options_class in CLASSES:
         assert settings_and_about(options_class) == ({}, {})
-    assert settings_and_about(LlamaCppOptions, flash_attn=True, max_model_len=32768) == ({}, {})
+    assert settings_and_about(LlamaCppOptions, flash_attn=True, chat_template_kwargs={}) == ({}, {})
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ class EngineOptions:
         """(name, value, whether it is bound) of every option that is not at its default."""
         for item in fields(self):
             value = getattr(self, item.name)
-            if item.name != "library" and value != item.default:
+            if item.name != "library" and value not in (item.default, {}):
                 yield item.name, value, item.metadata["is_bound"]
         for name, value in self.library.items():
             yield name, value, name not in self.harmless
