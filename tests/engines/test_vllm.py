@@ -189,6 +189,18 @@ def test_options_arrive(engine):
     assert engine._llm.vllm_config.load_config.load_format == "safetensors"
 
 
+def test_capacity_arrives_from_python(monkeypatch):
+    """`load_engine` passes on what it is given, ours and vLLM's own."""
+    from eager.engines import load_engine
+
+    def start(name, options):
+        raise EngineError(f"{name}: {options.capacity}, {options.library}")
+
+    monkeypatch.setattr("eager.engines.vllm.start", start)
+    with pytest.raises(EngineError, match="model: 64, {'kv_cache_dtype': 'fp8'}"):
+        load_engine("vllm", "model", capacity=64, kv_cache_dtype="fp8")
+
+
 def test_a_template_of_ones_own_gets_the_kwargs(engine, monkeypatch):
     """`chat_template` is rendered in place of the model's, with `chat_template_kwargs` as variables."""
     template = "{% for m in messages %}[{{ m.role }} {{ mood }}] {{ m.content }}{% endfor %}"
