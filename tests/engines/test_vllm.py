@@ -197,7 +197,7 @@ def test_capacity_arrives_from_python(monkeypatch):
         raise EngineError(f"{name}: {options.capacity}, {options.library}")
 
     monkeypatch.setattr("eager.engines.vllm.start", start)
-    with pytest.raises(EngineError, match="model: 64, {'kv_cache_dtype': 'fp8'}"):
+    with pytest.raises(EngineError, match=r"model: 64, \{'kv_cache_dtype': 'fp8'\}"):
         load_engine("vllm", "model", capacity=64, kv_cache_dtype="fp8")
 
 
