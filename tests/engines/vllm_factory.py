@@ -39,4 +39,5 @@ def _start():
         max_model_len=MAX_MODEL_LEN,
         capacity=CAPACITY,
         max_num_batched_tokens=PREFILL_CHUNK,
+        load_format="safetensors",  # not an option of ours: it goes through to vLLM
     )

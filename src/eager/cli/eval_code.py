@@ -11,6 +11,7 @@ import click
 from eager.cache import cache_folder
 from eager.cli import CONTEXT_SETTINGS
 from eager.cli.recap import FOLDER, finish, require
+from eager.cli.values import FiniteRange
 
 if TYPE_CHECKING:
     from eager.cli.code_folder import Outcome
@@ -38,7 +39,7 @@ _WRITABLE = click.Path(file_okay=False, path_type=Path)
     show_envvar=True,
     help="EvalPlus's HumanEvalPlus.jsonl[.gz]; by default EvalPlus downloads it once.",
 )
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=60.0, help="The most seconds a sample.")
+@click.option("--timeout", type=FiniteRange(0, min_open=True), default=60.0, help="The most seconds a sample.")
 @click.option(
     "--workers",
     type=click.IntRange(1),

@@ -2,52 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
-ENGINE_ONLY = (
-    "tensor_parallel_size",
-    "pipeline_parallel_size",
-    "data_parallel_size",
-    "quantization",
-    "trust_remote_code",
-)
-"""Options that some engines take; given to another, they are a mistake."""
+from eager.cli.values import CommaSeparated, FiniteFloat, FiniteOrNone, JSONObject, NameValue, TextFile
+from eager.engines.options_llama_cpp import LlamaCppOptions
+from eager.engines.options_vllm import VLLMOptions
 
 _EXPERIMENT_NAMES = ("parallel", "eager_init", "eager_adapt", "eager", "all")
 _POSITIVE = click.IntRange(min=1)
+_FINITE = FiniteFloat()
 
 
-class CommaSeparated(click.ParamType[tuple[Any, ...]]):
-    """Several values in one option, separated by commas."""
-
-    def __init__(self, item: click.ParamType[Any]) -> None:
-        self.item = item
-        self.name = item.name
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
-        if isinstance(value, tuple):
-            return value
-        return tuple(self.item.convert(part.strip(), param, ctx) for part in str(value).split(","))
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
-        item = self.item.get_metavar(param, ctx) or self.item.name.upper()
-        return f"{item}[,...]"
+def _engine_option(name: str, help_text: str, **how: Any) -> Any:
+    """An option that goes to the engine if it is given; the default shown is that of the first class that has it."""
+    defaults = [
+        item.default for options in (LlamaCppOptions, VLLMOptions) for item in fields(options) if item.name == name
+    ]
+    default = defaults[0] if defaults else None
+    is_told = default is not None and not isinstance(default, bool)
+    flags = how.pop("flags", f"--{name}")
+    return click.option(
+        flags, name, default=None, show_default=str(default) if is_told else False, help=help_text, **how
+    )
 
 
-class NumberOrNone(click.ParamType[float]):
-    """A number, or the word none."""
-
-    name = "none|number"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return None if value == "none" else click.FLOAT.convert(value, param, ctx)
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
-        return "none|NUMBER"
-
+_ENGINE_OPTIONS = {
+    "max_model_len": _engine_option("max_model_len", "Context length; a model's own bound may be lower.", type=int),
+    "device": _engine_option("device", "Where the model runs.", type=click.Choice(("auto", "cpu", "cuda"))),
+    "capacity": _engine_option(
+        "capacity", "The most sequences decoded at once; by default what suits engine and device.", type=int
+    ),
+    "kv_cache_gib": _engine_option(
+        "kv_cache_gib",
+        "Size of the KV cache; by default 2 for llama_cpp, 4 for vLLM on a CPU, what the GPU leaves on a GPU.",
+        type=_FINITE,
+    ),
+    "chat_template": _engine_option("chat_template", "A Jinja template in place of the model's own.", type=TextFile()),
+    "chat_template_kwargs": _engine_option(
+        "chat_template_kwargs", "For the chat template, as '{\"enable_thinking\": false}'.", type=JSONObject()
+    ),
+    "dtype": _engine_option("dtype", "Precision of the weights, for vLLM; a GGUF has its own."),
+    "quantization": _engine_option("quantization", "vLLM's."),
+    "gpu_memory_utilization": _engine_option("gpu_memory_utilization", "Share of GPU memory, for vLLM.", type=_FINITE),
+    "enforce_eager": _engine_option(
+        "enforce_eager",
+        "vLLM's: leave the model uncompiled; by default on a CPU only.",
+        flags="--enforce_eager/--no-enforce_eager",
+    ),
+    "tensor_parallel_size": _engine_option("tensor_parallel_size", "vLLM's.", type=int),
+    "pipeline_parallel_size": _engine_option("pipeline_parallel_size", "vLLM's.", type=int),
+    "data_parallel_size": _engine_option("data_parallel_size", "vLLM's.", type=int),
+    "trust_remote_code": _engine_option("trust_remote_code", "vLLM's: run the model's own code.", is_flag=True),
+    # Trials of slowness and failure, for the scripted engine only.
+    "seconds_per_step": _engine_option(
+        "seconds_per_step", "", type=_FINITE, hidden=True, envvar="EAGER_SCRIPTED_SECONDS_PER_STEP"
+    ),
+    "fail_after": _engine_option("fail_after", "", type=int, hidden=True, envvar="EAGER_SCRIPTED_FAIL_AFTER"),
+}
 
 _OPTIONS = [
     click.option(
@@ -64,34 +80,34 @@ _OPTIONS = [
     click.option("--max_sequences", type=_POSITIVE, default=32, help="M: the most sequences a prompt."),
     click.option(
         "--entropy_threshold",
-        type=CommaSeparated(click.FLOAT),
+        type=CommaSeparated(_FINITE),
         default="2.2",
         help="Branch where the entropy in nats exceeds this; in (0, ln 20]. Several make several experiments.",
     ),
     click.option(
         "--temperature",
-        type=float,
+        type=_FINITE,
         default=0.6,
         help="Of sampling; the entropy is always that of the raw distribution.",
     ),
-    click.option("--top_p", type=float, default=1.0, help="Sample from the fewest tokens with this share."),
+    click.option("--top_p", type=_FINITE, default=1.0, help="Sample from the fewest tokens with this share."),
     click.option("--top_k", type=int, default=0, help="Sample from so many most likely tokens; 0 for all."),
     click.option(
-        "--min_p", type=float, default=0.0, help="Sample from tokens at least this likely relative to the most likely."
+        "--min_p",
+        type=_FINITE,
+        default=0.0,
+        help="Sample from tokens at least this likely relative to the most likely.",
     ),
     click.option("--seed", type=int, default=55, help="Every draw comes from (seed, prompt, sequence, position)."),
     click.option(
         "--max_tokens", type=_POSITIVE, help="The most tokens a sequence; by default what the context allows."
     ),
     click.option(
-        "--max_model_len", type=_POSITIVE, default=32768, help="Context length; a model's own bound may be lower."
-    ),
-    click.option(
         "--branch_rule", type=click.Choice(("top2", "distinct", "sample")), default="top2", help="How a branch splits."
     ),
     click.option(
         "--threshold_percentile",
-        type=NumberOrNone(),
+        type=FiniteOrNone(),
         help="Raise the threshold to this percentile of the tree's entropies at earlier positions; 99 in the published"
         " code, none for a fixed threshold.",
     ),
@@ -116,22 +132,15 @@ _OPTIONS = [
         "--instruction", help="In place of the task's own; goes after the problem, or around it as {problem}."
     ),
     click.option("--notes", default="", help="Kept in the result files."),
-    click.option("--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", help="Where the model runs."),
-    click.option("--dtype", default="bfloat16", help="Precision of the weights, for vLLM; a GGUF has its own."),
+    click.option("--system_prompt", help="Asked before everything else, as the chat's system message."),
+    *_ENGINE_OPTIONS.values(),
     click.option(
-        "--gpu_memory_utilization",
-        type=click.FloatRange(0, 1, min_open=True),
-        default=0.8,
-        help="Share of GPU memory, for vLLM.",
+        "--engine_option",
+        "engine_option",
+        type=NameValue(),
+        multiple=True,
+        help="Any other option of the engine or of its library, the value in JSON; may be repeated (docs/engines.md).",
     ),
-    click.option("--tensor_parallel_size", type=_POSITIVE, default=1, help="vLLM's."),
-    click.option("--pipeline_parallel_size", type=_POSITIVE, default=1, help="vLLM's."),
-    click.option("--data_parallel_size", type=_POSITIVE, default=1, help="vLLM's."),
-    click.option("--quantization", help="vLLM's."),
-    click.option("--trust_remote_code", is_flag=True, help="vLLM's: run the model's own code."),
-    # Trials of slowness and failure, for the scripted engine only.
-    click.option("--seconds_per_step", type=float, default=0.0, hidden=True, envvar="EAGER_SCRIPTED_SECONDS_PER_STEP"),
-    click.option("--fail_after", type=int, hidden=True, envvar="EAGER_SCRIPTED_FAIL_AFTER"),
 ]
 
 
@@ -140,3 +149,13 @@ def run_options(command: Any) -> Any:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def given_to_engine(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the user gave for the engine, by name. Raises UsageError where one thing is given twice."""
+    given = {name: options[name] for name in _ENGINE_OPTIONS if options[name] is not None}
+    for name, value in options["engine_option"]:
+        if name in given:
+            raise click.UsageError(f"{name} is given twice: give it once")
+        given[name] = value
+    return given

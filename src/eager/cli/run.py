@@ -11,9 +11,10 @@ import click
 
 from eager import __version__
 from eager.cli import CONTEXT_SETTINGS
-from eager.cli.options import ENGINE_ONLY, run_options
+from eager.cli.options import given_to_engine, run_options
 
 if TYPE_CHECKING:
+    from eager.engines import EngineOptions
     from eager.experiments import RunPlan
     from eager.results import ExperimentResult
     from eager.tasks import LoadedTask
@@ -29,34 +30,24 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 
     Every finished prompt is kept at once: run the same command with the same --output_dir again to go on after a stop.
     """
+    from eager.engines import EngineError, engine_options
     from eager.errors import EagerError
     from eager.tasks import TaskError
 
-    _check_engine(ctx, options)
+    given = given_to_engine(options)
     try:
+        engine = engine_options(options["engine"], given)
         plan, task = _plan(options), _task(options)
-    except (TaskError, ValueError) as error:
+    except (EngineError, TaskError, ValueError) as error:
         raise click.UsageError(str(error)) from None
     options["output_dir"] = options["output_dir"] or _default_folder(options)
     try:
-        _run(plan, task, options)
+        _run(plan, task, options, engine, given)
     except EagerError as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
         click.echo(f"stopped; the same command with --output_dir {options['output_dir']} goes on from here", err=True)
         ctx.exit(_INTERRUPTED)
-
-
-def _check_engine(ctx: click.Context, options: dict[str, Any]) -> None:
-    from eager.engines import ENGINES
-
-    name = options["engine"]
-    if name not in ENGINES:
-        raise click.UsageError(f"unknown engine '{name}': choose from {', '.join(ENGINES)}")
-    for option in ENGINE_ONLY:
-        was_given = ctx.get_parameter_source(option) == click.core.ParameterSource.COMMANDLINE
-        if was_given and option not in ENGINES[name].options:
-            raise click.UsageError(f"engine '{name}' has no --{option}: leave it out or choose --engine vllm")
 
 
 def _plan(options: dict[str, Any]) -> RunPlan:
@@ -77,7 +68,7 @@ def _plan(options: dict[str, Any]) -> RunPlan:
 def _task(options: dict[str, Any]) -> LoadedTask:
     from eager.tasks import load
 
-    asked = ("data_path", "prompt_field", "target_field", "limit", "instruction")
+    asked = ("data_path", "prompt_field", "target_field", "limit", "instruction", "system_prompt")
     return load(options["data_name"], **{name: options[name] for name in asked})
 
 
@@ -86,22 +77,24 @@ def _default_folder(options: dict[str, Any]) -> Path:
     return Path("outputs") / model / Path(options["data_name"]).name / time.strftime("%Y-%m-%d_%H-%M-%S")
 
 
-def _run(plan: RunPlan, task: LoadedTask, options: dict[str, Any]) -> None:
+def _run(
+    plan: RunPlan, task: LoadedTask, options: dict[str, Any], engine_options: EngineOptions, given: dict[str, Any]
+) -> None:
     from eager.cli.display import Display
     from eager.engines import load_engine
     from eager.experiments import Run, settings_of
     from eager.grading import MathGrader
     from eager.store import Journal
 
-    kept = {name: options[name] for name in ("model_name", "engine", "dtype", "max_model_len")}
     display = Display()
-    with closing(Journal(options["output_dir"], settings_of(plan, task, kept))) as journal:
+    with closing(Journal(options["output_dir"], settings_of(plan, task, _bound(options, engine_options)))) as journal:
         display.say(f"loading {options['model_name']} with {options['engine']}")
-        engine = load_engine(options["engine"], **_engine_options(options))
+        engine = load_engine(options["engine"], options["model_name"], **given)
         with ExitStack() as stack:
             stack.callback(engine.shutdown)
             versions = {"eager-gen": __version__, **engine.versions()}
-            journal.append_about({"notes": options["notes"], "versions": versions})
+            about = {"notes": options["notes"], "versions": versions, "engine_options": engine_options.about()}
+            journal.append_about(about)
             grader = stack.enter_context(MathGrader())
             results: list[ExperimentResult] = []
             # However the run ends, what was finished is shown; the display has gone by then.
@@ -111,7 +104,14 @@ def _run(plan: RunPlan, task: LoadedTask, options: dict[str, Any]) -> None:
                 results.append(result)  # noqa: PERF402 - each counts as soon as it is there
 
 
-def _engine_options(options: dict[str, Any]) -> dict[str, Any]:
-    common = ("model_name", "max_model_len", "device", "dtype", "gpu_memory_utilization", "seed")
-    names = (*common, *ENGINE_ONLY, "seconds_per_step", "fail_after")
-    return {name: options[name] for name in names}
+def _bound(options: dict[str, Any], engine: EngineOptions) -> dict[str, Any]:
+    """The model's and the engine's part of the settings.
+
+    Of options at their default only two are among them, which every folder has, whatever its engine: a folder begun
+    before the others existed goes on.
+    """
+    from eager.engines.options_vllm import VLLMOptions
+
+    names = {name: options[name] for name in ("model_name", "engine")}
+    always = {"dtype": VLLMOptions().dtype, "max_model_len": engine.max_model_len}
+    return {**names, **always, **engine.settings()}

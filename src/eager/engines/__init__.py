@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -9,57 +10,48 @@ from typing import Any
 
 from eager.engines._native_check import ensure_llama_cpp_runs
 from eager.engines.base import Engine, EngineError
+from eager.engines.options import EngineOptions
+from eager.engines.options_llama_cpp import LlamaCppOptions
+from eager.engines.options_scripted import ScriptedOptions
+from eager.engines.options_vllm import VLLMOptions
 
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """Where an engine lives, what it needs, how to get that, and which of the common options it takes."""
+    """Where an engine lives, the class of its options, what it needs and how to get that."""
 
     module: str
     class_name: str
+    options: type[EngineOptions]
     needs: str | None
     extra: str | None
     summary: str
-    options: frozenset[str]
 
 
 ENGINES: dict[str, EngineInfo] = {
     "llama_cpp": EngineInfo(
         "eager.engines.llama_cpp",
         "LlamaCppEngine",
+        LlamaCppOptions,
         "llama_cpp",
         "llama-cpp",
         "GGUF models on this machine; the default",
-        frozenset({"max_model_len", "device"}),
     ),
     "vllm": EngineInfo(
         "eager.engines.vllm",
         "VLLMEngine",
+        VLLMOptions,
         "vllm",
         "vllm",
         "any model vLLM serves, in process, on GPU or CPU",
-        frozenset(
-            {
-                "max_model_len",
-                "device",
-                "dtype",
-                "gpu_memory_utilization",
-                "seed",
-                "quantization",
-                "trust_remote_code",
-                "tensor_parallel_size",
-                "pipeline_parallel_size",
-                "data_parallel_size",
-            }
-        ),
     ),
     "scripted": EngineInfo(
         "eager.engines.scripted",
         "ScriptedEngine",
+        ScriptedOptions,
         None,
         None,
         "a tiny made-up model, for tests and trials of the surface",
-        frozenset({"max_model_len", "seconds_per_step", "fail_after"}),
     ),
 }
 
@@ -70,22 +62,38 @@ def is_installed(name: str) -> bool:
     return needs is None or find_spec(needs) is not None
 
 
-def load_engine(name: str, model_name: str, **options: Any) -> Engine:
-    """Start an engine with those of `options` it takes.
+def engine_options(name: str, given: Mapping[str, Any]) -> EngineOptions:
+    """The options of engine `name` for what was given, checked before anything is loaded.
 
-    Raises EngineError, naming the remedy, where it is unknown, not installed or cannot start.
+    Raises EngineError where the engine is unknown or not installed, or an option is unknown, refused or out of range.
     """
     if name not in ENGINES:
         raise EngineError(f"unknown engine '{name}': choose from {', '.join(ENGINES)}")
-    info = ENGINES[name]
     if not is_installed(name):
-        raise EngineError(f"engine '{name}' is not installed: pip install 'eager-gen[{info.extra}]'")
+        raise EngineError(f"engine '{name}' is not installed: pip install 'eager-gen[{ENGINES[name].extra}]'")
+    return ENGINES[name].options.of(given)
+
+
+def load_engine(name: str, model_name: str, **options: Any) -> Engine:
+    """Start an engine. `options` are those of its options class, or of its library (docs/engines.md).
+
+    Raises EngineError, naming the remedy, where it is unknown, not installed, does not know an option or cannot start.
+    """
+    engine_options(name, options)
+    info = ENGINES[name]
     if info.needs == "llama_cpp":
         ensure_llama_cpp_runs()  # before its import, which may be what it dies of
-    engine: Engine = getattr(import_module(info.module), info.class_name)(
-        model_name, **{name: value for name, value in options.items() if name in info.options}
-    )
+    engine: Engine = getattr(import_module(info.module), info.class_name)(model_name, **options)
     return engine
 
 
-__all__ = ["ENGINES", "Engine", "EngineError", "EngineInfo", "is_installed", "load_engine"]
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "EngineError",
+    "EngineInfo",
+    "EngineOptions",
+    "engine_options",
+    "is_installed",
+    "load_engine",
+]

@@ -11,9 +11,11 @@ from typing import Any
 import llama_cpp
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
+from eager.engines._chat import check_template, encode_with
 from eager.engines._demo_gguf import demo_gguf
 from eager.engines._thinking import thinking_end_ids
 from eager.engines.base import EngineError
+from eager.engines.options_llama_cpp import CACHE_TYPES, LlamaCppOptions
 from eager.errors import first_line
 from eager.types import Stops
 
@@ -64,12 +66,15 @@ def _hub_gguf(repo: str, quant: str) -> Path:
 class LlamaModel:
     """A loaded GGUF: weights, tokenizer, chat template and end tokens."""
 
-    def __init__(self, model_name: str, *, gpu: bool) -> None:
+    def __init__(self, model_name: str, options: LlamaCppOptions, *, gpu: bool) -> None:
+        check_template(options.chat_template)
+        self._options = options
         path = find_gguf(model_name)
         llama_cpp.llama_log_set(_say_nothing, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = 999 if gpu else 0
+        options.set_on(params)
         self.handle = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         if not self.handle:
             raise EngineError(f"model file '{path}' cannot be loaded: it is no GGUF model that this llama.cpp knows")
@@ -85,10 +90,11 @@ class LlamaModel:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Bytes of KV cache a token takes in 16-bit floats."""
+        """Bytes of KV cache a token takes."""
         head_size = llama_cpp.llama_model_n_embd(self.handle) // llama_cpp.llama_model_n_head(self.handle)
         heads: int = llama_cpp.llama_model_n_layer(self.handle) * llama_cpp.llama_model_n_head_kv(self.handle)
-        return int(2 * 2 * heads * head_size)
+        number_types = (CACHE_TYPES[self._options.type_k], CACHE_TYPES[self._options.type_v])
+        return int(sum(number_type.n_bytes for number_type in number_types) * heads * head_size)
 
     def encode(self, text: str, add_special: bool = False) -> list[int]:
         """Ids of `text`, special tokens written out in it read as such."""
@@ -101,9 +107,13 @@ class LlamaModel:
         return list(buffer[:n_tokens])
 
     def encode_chat(self, messages: Seq[Mapping[str, str]]) -> list[int]:
-        text = self._formatter(messages=[dict(message) for message in messages]).prompt
+        return encode_with(lambda: self._encode_chat(messages))
+
+    def _encode_chat(self, messages: Seq[Mapping[str, str]]) -> list[int]:
+        plain = [dict(message) for message in messages]
+        text = self._formatter(messages=plain, **(self._options.chat_template_kwargs or {})).prompt
         has_bos = bool(self._bos) and text.startswith(self._bos)
-        return self.encode(text, add_special=not has_bos)
+        return self.encode(text, add_special=not has_bos) if text else []
 
     def decode(self, token_ids: Seq[int]) -> str:
         return b"".join(self._piece(i) for i in token_ids).decode("utf-8", errors="replace")
@@ -127,12 +137,13 @@ class LlamaModel:
             raise EngineError(f"model '{model_name}' is an encoder model: EAGer needs one that generates text")
 
     def _chat_formatter(self, model_name: str) -> Jinja2ChatFormatter:
-        template = llama_cpp.llama_model_chat_template(self.handle, None)
+        own = llama_cpp.llama_model_chat_template(self.handle, None)
+        template = self._options.chat_template or (own or b"").decode()
         if not template:
-            raise EngineError(f"model '{model_name}' has no chat template in its GGUF: use an instruct model")
+            raise EngineError(
+                f"model '{model_name}' has no chat template in its GGUF: use an instruct model, or give --chat_template"
+            )
         bos = llama_cpp.llama_vocab_bos(self.vocab)
         eos = llama_cpp.llama_vocab_eos(self.vocab)
         self._bos = self.decode([bos]) if bos >= 0 else ""
-        return Jinja2ChatFormatter(
-            template.decode(), eos_token=self.decode([eos]) if eos >= 0 else "", bos_token=self._bos
-        )
+        return Jinja2ChatFormatter(template, eos_token=self.decode([eos]) if eos >= 0 else "", bos_token=self._bos)

@@ -9,10 +9,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from eager.child import isolated_children
 from eager.engines._hf_demo import hf_demo
 from eager.engines._vllm_api import SUPPORTED, EngineArgs, LLMEngine, UsageContext, __version__, current_platform
 from eager.engines.base import EngineError
+from eager.engines.options_vllm import VLLMOptions
 from eager.errors import first_line
 
 _DRAW = "eager.engines._vllm_draw:CounterDraw"
@@ -21,33 +24,6 @@ _DRAW = "eager.engines._vllm_draw:CounterDraw"
 _CPU_BLOCK_SIZE = 32
 _CPU_KV_BYTES = 4 << 30
 _GIB = 1 << 30
-
-
-@dataclass(frozen=True, slots=True)
-class VLLMOptions:
-    """The options of `VLLMEngine`, most of them vLLM's own; an unknown one is a TypeError.
-
-    `capacity` is vLLM's max_num_seqs, by default what vLLM takes for the device. `block_size` is that of the KV cache,
-    `kv_cache_gib` its size (on a CPU 4 by default; on a GPU what `gpu_memory_utilization` leaves). `enforce_eager`
-    leaves the model uncompiled (by default on a CPU only); `max_num_batched_tokens` bounds the tokens of one step,
-    prompts included.
-    """
-
-    max_model_len: int = 32768
-    device: str = "auto"
-    dtype: str = "bfloat16"
-    gpu_memory_utilization: float = 0.8
-    seed: int = 55
-    tensor_parallel_size: int = 1
-    pipeline_parallel_size: int = 1
-    data_parallel_size: int = 1
-    quantization: str | None = None
-    trust_remote_code: bool = False
-    capacity: int | None = None
-    block_size: int | None = None
-    enforce_eager: bool | None = None
-    max_num_batched_tokens: int | None = None
-    kv_cache_gib: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +49,7 @@ def start(model_name: str, options: VLLMOptions) -> Started:
         )
     path = _find_model(model_name)
     # It starts a Python to look at a model's class, and others for its parts.
-    with isolated_children(), _as_engine_error(model_name):
+    with isolated_children(), _as_engine_error(model_name, options):
         config = _engine_args(path, options).create_engine_config(UsageContext.LLM_CLASS)
         # The V2 runner (GPU) draws from (seed, position) itself, and takes no logits processor of this kind.
         draws_inside = not config.use_v2_model_runner
@@ -165,18 +141,28 @@ def _engine_args(path: str, options: VLLMOptions) -> EngineArgs:
         "enable_prefix_caching": True,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
+        **options.library,
     }
     longest = EngineArgs(**base).create_model_config().max_model_len
     return EngineArgs(**base, max_model_len=min(options.max_model_len, longest))
 
 
 @contextmanager
-def _as_engine_error(model_name: str) -> Iterator[None]:
+def _as_engine_error(model_name: str, options: VLLMOptions) -> Iterator[None]:
     """What vLLM, transformers and torch raise at start-up, as one sentence."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, TypeError, AssertionError, RuntimeError, ImportError) as error:
+        given = f", and {', '.join(options.library)} of --engine_option" if options.library else ""
         raise EngineError(
-            f"vLLM cannot start model '{model_name}' ({first_line(error)}): "
-            "check the name, and that the model fits the memory"
+            f"vLLM cannot start model '{model_name}' ({_reason(error)}): "
+            f"check the name, that the model fits the memory{given}"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first thing that is wrong; pydantic, which checks vLLM's options, says it after a line of its own."""
+    if not isinstance(error, ValidationError):
+        return first_line(error)
+    found = error.errors()[0]
+    return ": ".join([*map(str, found["loc"][:1]), found["msg"].splitlines()[0]])

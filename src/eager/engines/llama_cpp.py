@@ -24,6 +24,7 @@ from eager.engines._llama_batch import Feed, LlamaSequence, in_batches
 from eager.engines._llama_kv import KVCache
 from eager.engines._llama_model import LlamaModel
 from eager.engines.base import Engine, EngineError
+from eager.engines.options_llama_cpp import CACHE_TYPES, LlamaCppOptions
 from eager.entropy import top_k_entropy
 from eager.prefix import common_prefix
 from eager.randomness import uniform
@@ -40,33 +41,32 @@ _LONE_TOKEN_CELLS = 256
 _CPU_CAPACITY = 32
 _GPU_CAPACITY = 128
 _PREFILL_PER_STEP = 256  # tokens of prompts a step, so that the others' decoding is not held up
-_KV_BYTES = 2 << 30
+_GIB = 1 << 30
+_KV_BYTES = 2 * _GIB
+_CELL_STEP = 256  # llama.cpp rounds the size of the cache up to this
+_FLASH_ATTN = {
+    True: llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    False: llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
 _CELLS_KEPT_FREE = 32  # a sequence, at admission: fewer preemptions soon after
 
 
 class LlamaCppEngine(Engine):
-    """See `Engine`. `n_cells` is the size of the KV cache in tokens, by default what 2 GiB hold."""
+    """See `Engine`; the options are those of `LlamaCppOptions`."""
 
     name = "llama_cpp"
 
-    def __init__(
-        self,
-        model_name: str,
-        *,
-        max_model_len: int = 32768,
-        device: str = "auto",
-        capacity: int | None = None,
-        n_cells: int | None = None,
-        n_threads: int | None = None,
-    ) -> None:
-        self._gpu = _use_gpu(device)
-        self._model = LlamaModel(model_name, gpu=self._gpu)
+    def __init__(self, model_name: str, **given: Any) -> None:
+        options = LlamaCppOptions.of(given)
+        self._gpu = _use_gpu(options.device)
+        self.capacity = _check_capacity(options.capacity or (_GPU_CAPACITY if self._gpu else _CPU_CAPACITY))
+        self._model = LlamaModel(model_name, options, gpu=self._gpu)
         self.model_name = model_name
         self.stops = self._model.stops
-        self.capacity = min(capacity or (_GPU_CAPACITY if self._gpu else _CPU_CAPACITY), _N_SLOTS)
-        self.max_model_len = min(max_model_len, self._model.n_ctx_train, n_cells or max_model_len)
+        n_cells = self._asked_cells(options)
+        self.max_model_len = min(options.max_model_len, self._model.n_ctx_train, n_cells or options.max_model_len)
         self._batch_size = _GPU_BATCH if self._gpu else _CPU_BATCH
-        self._context = self._new_context(n_cells or self._default_cells(), n_threads)
+        self._context = self._new_context(n_cells or self._default_cells(), options)
         self._kv = KVCache(self._context, llama_cpp.llama_n_ctx(self._context), _N_SLOTS)
         self._batch = llama_cpp.llama_batch_init(self._batch_size + 1, 0, 1)
         self._active: dict[int, LlamaSequence] = {}  # oldest first
@@ -308,31 +308,53 @@ class LlamaCppEngine(Engine):
 
     # -- set-up -------------------------------------------------------------------------------------------------
 
+    def _asked_cells(self, options: LlamaCppOptions) -> int | None:
+        """The size of the KV cache in tokens, where the options give one."""
+        if options.kv_cache_gib is None:
+            return options.n_cells
+        affordable = int(options.kv_cache_gib * _GIB) // self._model.kv_bytes_per_token
+        if affordable < _CELL_STEP:
+            raise EngineError(
+                f"a KV cache of {options.kv_cache_gib:g} GiB holds {affordable} tokens of '{self.model_name}', and"
+                f" {_CELL_STEP} are the least: raise --kv_cache_gib"
+            )
+        return affordable // _CELL_STEP * _CELL_STEP
+
     def _default_cells(self) -> int:
         affordable = _KV_BYTES // self._model.kv_bytes_per_token
         return max(self.max_model_len + 1, min(affordable, 32768))
 
-    def _new_context(self, n_cells: int, n_threads: int | None) -> Any:
+    def _new_context(self, n_cells: int, options: LlamaCppOptions) -> Any:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = n_cells
         params.n_batch = max(self._batch_size, _LLAMA_MAX_SEQ)  # llama.cpp reserves an output a sequence id
         params.n_ubatch = self._batch_size
         params.n_seq_max = _LLAMA_MAX_SEQ
-        params.n_threads = params.n_threads_batch = n_threads or _n_cpus()
-        params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        params.n_threads = params.n_threads_batch = options.n_threads or _n_cpus()
+        params.flash_attn_type = _FLASH_ATTN[options.flash_attn]
+        params.type_k = CACHE_TYPES[options.type_k].ggml_type
+        params.type_v = CACHE_TYPES[options.type_v].ggml_type
         params.kv_unified = True
         params.swa_full = True  # a fork may begin before the attention window
         params.offload_kqv = params.op_offload = self._gpu
+        options.set_on(params)
         context = llama_cpp.llama_init_from_model(self._model.handle, params)
         if not context:
             raise EngineError(
-                f"llama.cpp cannot make a context of {n_cells} tokens for '{self.model_name}': lower max_model_len"
+                f"llama.cpp cannot make a context of {n_cells} tokens for '{self.model_name}': lower --max_model_len"
+                " or --kv_cache_gib, or leave out what --engine_option changed"
             )
         return context
 
 
 def _draw(sequence: LlamaSequence, row: np.ndarray[tuple[int], np.dtype[np.float32]]) -> int:
     return draw(row, sequence.request.sampling, uniform(sequence.request.seed, len(sequence.tokens)))
+
+
+def _check_capacity(capacity: int) -> int:
+    if capacity > _N_SLOTS:
+        raise EngineError(f"llama.cpp decodes at most {_N_SLOTS} sequences at once, not {capacity}: lower --capacity")
+    return capacity
 
 
 def _use_gpu(device: str) -> bool:

@@ -8,22 +8,18 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence as Seq
+from collections.abc import Mapping, Sequence as Seq
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from eager.engines._draw import draw
 from eager.engines.base import Engine, EngineError
+from eager.engines.options_scripted import Script, ScriptedOptions
 from eager.entropy import top_k_entropy
 from eager.randomness import sequence_seed, uniform
-from eager.types import ENTROPY_TOP_K, Delta, FinishReason, Request, SamplingParams, Stops, Token
-
-Script = Callable[[Seq[int]], Mapping[int, float]]
-"""Token ids so far -> probabilities of the next token, summing to 1."""
-
-
-_STOPS = Stops(frozenset({0}))
+from eager.types import ENTROPY_TOP_K, Delta, FinishReason, Request, SamplingParams, Token
 
 
 @dataclass(slots=True)
@@ -34,40 +30,24 @@ class _Sequence:
 
 
 class ScriptedEngine(Engine):
-    """Plays a script, by default one named in `MODELS`.
-
-    `tokens_per_step` decodes several tokens in a step, `seconds_per_step` makes a step take time, and `fail_after`
-    breaks the engine after so many steps; `failing_positions` fails any sequence that reaches such a length.
-    """
+    """Plays a script, by default one named in `MODELS`; the options are those of `ScriptedOptions`."""
 
     name = "scripted"
 
-    def __init__(
-        self,
-        model_name: str = "chain",
-        *,
-        script: Script | None = None,
-        stops: Stops = _STOPS,
-        max_model_len: int = 32768,
-        capacity: int = 256,
-        tokens_per_step: int = 1,
-        seconds_per_step: float = 0.0,
-        fail_after: int | None = None,
-        failing_positions: frozenset[int] = frozenset(),
-        vocabulary: Seq[str] = (),
-    ) -> None:
-        if script is None and model_name not in MODELS:
+    def __init__(self, model_name: str = "chain", **given: Any) -> None:
+        options = ScriptedOptions.of(given)
+        if options.script is None and model_name not in MODELS:
             raise EngineError(f"engine scripted does not know model '{model_name}': choose from {', '.join(MODELS)}")
         self.model_name = model_name
-        self.capacity = capacity
-        self.max_model_len = max_model_len
-        self.stops = stops
-        self._script = script or MODELS[model_name]
-        self._vocabulary = vocabulary or (_VOCABULARY if script is None else ())
-        self._tokens_per_step = tokens_per_step
-        self._seconds_per_step = seconds_per_step
-        self._steps_left = fail_after
-        self._failing_positions = failing_positions
+        self.capacity = options.capacity
+        self.max_model_len = options.max_model_len
+        self.stops = options.stops
+        self._script = options.script or MODELS[model_name]
+        self._vocabulary = options.vocabulary or (_VOCABULARY if options.script is None else ())
+        self._tokens_per_step = options.tokens_per_step
+        self._seconds_per_step = options.seconds_per_step
+        self._steps_left = options.fail_after
+        self._failing_positions = options.failing_positions
         self._active: dict[int, _Sequence] = {}
         self._waiting: deque[int] = deque()
         self._opened: dict[int, _Sequence] = {}

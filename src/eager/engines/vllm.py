@@ -13,13 +13,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence as Seq
 from typing import Any
 
+from eager.engines._chat import check_template, encode_with
 from eager.engines._thinking import thinking_end_ids
 from eager.engines._vllm_api import EngineDeadError, RequestOutputKind, SamplingParams as VLLMSamplingParams
 from eager.engines._vllm_draw import draw_args
 from eager.engines._vllm_requests import Requests
 from eager.engines._vllm_room import Room
-from eager.engines._vllm_start import VLLMOptions, start, vllm_versions
+from eager.engines._vllm_start import start, vllm_versions
 from eager.engines.base import Engine, EngineError
+from eager.engines.options_vllm import VLLMOptions
 from eager.errors import first_line
 from eager.types import ENTROPY_TOP_K, Delta, Request, Stops
 
@@ -31,16 +33,23 @@ class VLLMEngine(Engine):
 
     name = "vllm"
 
-    def __init__(self, model_name: str, **options: Any) -> None:
-        started = start(model_name, VLLMOptions(**options))
+    def __init__(self, model_name: str, **given: Any) -> None:
+        options = VLLMOptions.of(given)
+        check_template(options.chat_template)
+        started = start(model_name, options)
         self.model_name = model_name
         self.capacity = started.capacity
         self.max_model_len = started.max_model_len
         self._draws_inside = started.draws_inside
         self._llm = started.llm
         self._tokenizer = self._llm.get_tokenizer()
-        if getattr(self._tokenizer, "chat_template", "") is None:
-            raise EngineError(f"model '{model_name}' has no chat template: use an instruct model")
+        self._chat_args = dict(options.chat_template_kwargs or {})
+        if options.chat_template is not None:
+            self._chat_args["chat_template"] = options.chat_template
+        elif getattr(self._tokenizer, "chat_template", "") is None:
+            raise EngineError(
+                f"model '{model_name}' has no chat template: use an instruct model, or give --chat_template"
+            )
         self.stops = read_stops(self._tokenizer, started.generation_config)
         self._room = Room(started.n_cells)
         self._requests = Requests(self._llm, self._new_params, max_model_len=self.max_model_len, room=self._room)
@@ -72,8 +81,11 @@ class VLLMEngine(Engine):
 
     def encode_chat(self, messages: Seq[Mapping[str, str]]) -> list[int]:
         plain = [dict(message) for message in messages]
-        ids = self._tokenizer.apply_chat_template(plain, add_generation_prompt=True, tokenize=True, return_dict=False)
-        return list(ids)
+        return encode_with(
+            lambda: self._tokenizer.apply_chat_template(
+                plain, add_generation_prompt=True, tokenize=True, return_dict=False, **self._chat_args
+            )
+        )
 
     def decode(self, token_ids: Seq[int]) -> str:
         text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)

@@ -32,18 +32,21 @@ def load(
     target_field: str | None = None,
     limit: int | None = None,
     instruction: str | None = None,
+    system_prompt: str | None = None,
 ) -> LoadedTask:
     """The task called `name` with its (first `limit`) problems; TaskError says in one sentence what is wrong.
 
     From the hub, or from the file `data_path`: in the benchmark's own columns, or in `prompt_field` and
-    `target_field`, which a name of the user's own needs. `instruction` replaces the task's.
+    `target_field`, which a name of the user's own needs. `instruction` replaces the task's, `system_prompt`
+    comes before everything.
     """
     if limit is not None and limit < 1:
         raise TaskError(f"the limit is {limit}: ask for at least one problem")
     task = _choose(name, data_path, prompt_field, target_field)
     rows, source = _rows(task, data_path)
     problems = _problems(task, rows[:limit], source)
-    return LoadedTask(task, problems, task.instruction if instruction is None else instruction)
+    instruction = task.instruction if instruction is None else instruction
+    return LoadedTask(task, problems, instruction, system_prompt)
 
 
 def _choose(name: str, data_path: str | Path | None, prompt_field: str | None, target_field: str | None) -> Task:

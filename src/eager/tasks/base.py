@@ -58,15 +58,16 @@ class Task:
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """A task with its problems in hand."""
+    """A task with its problems in hand. `system_prompt` comes first in every chat; None leaves it to the template."""
 
     task: Task
     problems: tuple[Problem, ...]
     instruction: str
+    system_prompt: str | None = None
 
     def messages(self, problem: Problem) -> list[dict[str, str]]:
         """The chat that asks `problem`: {"role": ..., "content": ...} a turn, the last one the user's."""
-        turns = []
+        turns = [] if self.system_prompt is None else [{"role": "system", "content": self.system_prompt}]
         for asked, answered in self.task.examples:
             turns.append({"role": "user", "content": self.ask(asked)})
             turns.append({"role": "assistant", "content": answered})

@@ -1,0 +1,121 @@
+"""Kinds of values on the command line: finite numbers, lists, JSON, a file of text."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+class FiniteFloat(click.types.FloatParamType):
+    """A number; nan and inf are in nobody's range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
+
+
+class FiniteRange(click.FloatRange):
+    """A number in a range; click's own lets nan into any, and inf into an open one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        return FiniteFloat().convert(super().convert(value, param, ctx), param, ctx)
+
+
+class FiniteOrNone(click.ParamType[float]):
+    """A number, or the word none."""
+
+    name = "none|number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return None if value in (None, "none") else FiniteFloat().convert(value, param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
+        return "none|NUMBER"
+
+
+class CommaSeparated(click.ParamType[tuple[Any, ...]]):
+    """Several values in one option, separated by commas."""
+
+    def __init__(self, item: click.ParamType[Any]) -> None:
+        self.item = item
+        self.name = item.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        if isinstance(value, tuple):
+            return value
+        return tuple(self.item.convert(part.strip(), param, ctx) for part in str(value).split(","))
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
+        item = self.item.get_metavar(param, ctx) or self.item.name.upper()
+        return f"{item}[,...]"
+
+
+class JSONObject(click.ParamType[dict[str, Any]]):
+    """A JSON object."""
+
+    name = "json"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        try:
+            found = value if isinstance(value, dict) else from_json(value)
+        except ValueError as error:
+            self.fail(f"{value!r} is not JSON ({error}): write it as '{{\"enable_thinking\": false}}'", param, ctx)
+        if not isinstance(found, dict):
+            self.fail(f"{value!r} is no JSON object: write it as '{{\"enable_thinking\": false}}'", param, ctx)
+        return found
+
+
+class NameValue(click.ParamType[tuple[str, Any]]):
+    """NAME=VALUE, the value in JSON; a bare word is a text."""
+
+    name = "name=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = str(value).partition("=")
+        if not (name.strip() and equals):
+            self.fail(f"{value!r} is not NAME=VALUE", param, ctx)
+        try:
+            found = from_json(text)
+        except ValueError as error:
+            if text.lstrip()[:1] in ("{", "[", '"'):
+                self.fail(f"the value in {value!r} is not JSON ({error}): put quotes around it", param, ctx)
+            found = text
+        return name.strip().replace("-", "_"), found
+
+
+class TextFile(click.ParamType[str]):
+    """A file, read as text."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            text = Path(value).expanduser().read_text(encoding="utf-8")
+        except OSError as error:
+            self.fail(f"'{value}' cannot be read ({error.strerror}): give the path of a text file", param, ctx)
+        except UnicodeDecodeError:
+            self.fail(f"'{value}' is not UTF-8: give the path of a text file", param, ctx)
+        if not text.strip():
+            self.fail(f"'{value}' is empty: give the path of a file with something in it", param, ctx)
+        return text
+
+
+def from_json(text: str) -> Any:
+    """What `text` says; ValueError where it is no JSON, which nan and inf are not either."""
+    return json.loads(text, parse_constant=_refuse, parse_float=_finite)
+
+
+def _refuse(text: str) -> Any:
+    raise ValueError(f"{text} is not a finite number")
+
+
+def _finite(text: str) -> float:
+    return float(text) if math.isfinite(float(text)) else _refuse(text)

