@@ -14,18 +14,15 @@ from eager.engines import Engine
 from eager.errors import EagerError
 from eager.generate import Generator, Progress
 from eager.grading import MathGrader
-from eager.results import ExperimentResult, experiment_name, write_experiment
-from eager.store import Journal, PromptRecord, SequenceRecord
+from eager.results.experiment import KINDS, Experiment
+from eager.results.folder import write_experiment
+from eager.results.scores import ExperimentResult, Regrader
+from eager.store.journal import Journal
+from eager.store.records import PromptRecord, SequenceRecord
 from eager.tasks import LoadedTask, Problem
 from eager.types import Branch, BranchConfig, Generation, SequenceResult, TreeJob
 
-EXPERIMENTS: dict[str, tuple[str, ...]] = {
-    "parallel": ("parallel",),
-    "eager_init": ("eager_init",),
-    "eager_adapt": ("eager_adapt",),
-    "eager": ("eager",),
-    "all": ("parallel", "eager_init", "eager_adapt", "eager"),
-}
+EXPERIMENTS: dict[str, tuple[str, ...]] = {**{kind: (kind,) for kind in KINDS}, "all": tuple(KINDS)}
 """What each name runs, in this order."""
 
 _SHOWN_BEFORE_BRANCH = 12  # tokens of text kept with a branch
@@ -76,6 +73,7 @@ class Run:
         self._task = task
         self._journal = journal
         self._grader = grader
+        self._regrader = Regrader(grader)
         self._on_progress = on_progress
         self._clock = clock
         self._prompts = [_encode(engine, task, problem) for problem in task.problems]
@@ -89,7 +87,8 @@ class Run:
                 yield self._run_one(kind, threshold)
 
     def _run_one(self, kind: str, threshold: float | None) -> ExperimentResult:
-        name = experiment_name(kind, threshold)
+        experiment = Experiment(kind, threshold)
+        name = experiment.name
         left = sorted(set(range(len(self._prompts))) - set(self._journal.prompts(name)))
         if threshold is None:
             finished = self._one_tree_each(name, left, replace(self._plan.branching, n_roots=self._max_sequences))
@@ -100,7 +99,7 @@ class Run:
             finished = self._extra_trees(
                 name, left, [len(prompt) for prompt in grades], self._shares(kind, grades), threshold
             )
-        return self._record(name, finished)
+        return self._record(experiment, finished)
 
     @property
     def _max_sequences(self) -> int:
@@ -119,7 +118,7 @@ class Run:
 
     def _init_grades(self, kind: str, threshold: float) -> list[list[bool | None]]:
         """The grades of eager_init's sequences at this threshold, a list a prompt."""
-        init = experiment_name("eager_init", threshold)
+        init = Experiment("eager_init", threshold).name
         if self._journal.count(init) < len(self._prompts):
             raise RunError(
                 f"{kind} shares out what {init} saved, and '{self._journal.folder}' has no finished {init}:"
@@ -185,19 +184,27 @@ class Run:
             max_length = min(max_length, len(prompt_ids) + self._plan.max_tokens)
         return TreeJob(index, prompt_ids, replace(config, max_length=max_length), self._plan.seed, first_sequence)
 
-    def _record(self, name: str, finished: Iterator[PromptRecord]) -> ExperimentResult:
+    def _record(self, experiment: Experiment, finished: Iterator[PromptRecord]) -> ExperimentResult:
         """Journal each prompt as it is finished; write the result file at intervals and at the end."""
         last_record = last_write = self._clock()
         write_seconds = 0.0
         for record in finished:
             now = self._clock()
-            self._journal.append(replace(record, seconds=now - last_record))
+            self._journal.append(replace(self._grouped(experiment, record), seconds=now - last_record))
             last_record = now
             if now - last_write > max(_WRITE_EVERY_SECONDS, _WRITE_SHARE * write_seconds):
-                write_experiment(self._journal, name, self._grader)
+                write_experiment(self._journal, experiment, self._regrader)
                 last_record = last_write = self._clock()
                 write_seconds = last_write - now
-        return write_experiment(self._journal, name, self._grader)
+        return write_experiment(self._journal, experiment, self._regrader)
+
+    def _grouped(self, experiment: Experiment, record: PromptRecord) -> PromptRecord:
+        """The record with its classes of equivalent answers, numbered over all of the prompt's sequences."""
+        base = experiment.base
+        first = () if base is None else self._journal.read(base.name, record.prompt_index).sequences
+        groups = self._grader.group([sequence.answer for sequence in (*first, *record.sequences)])[len(first) :]
+        sequences = (replace(s, group=group) for s, group in zip(record.sequences, groups, strict=True))
+        return replace(record, sequences=tuple(sequences))
 
     def _to_record(self, name: str, index: int, trees: list[Generation], first_sequence: int) -> PromptRecord:
         problem = self._task.problems[index]

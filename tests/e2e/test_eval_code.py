@@ -10,7 +10,8 @@ import pytest
 from code_checker import CACHE, PROBLEMS, make_checker
 
 from eager.code_eval import Limits
-from eager.store import Journal, PromptRecord, SequenceRecord
+from eager.store.journal import Journal
+from eager.store.records import PromptRecord, SequenceRecord
 
 pytest.importorskip("ijson", reason="reading result files needs the extra `report`")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from eager.store import Journal
+from eager.store.journal import Journal
 
 THRESHOLD = ["--entropy_threshold", "1.5"]
 BASE = ["--engine", "scripted", "--model_name", "chain", "--max_sequences", "6", *THRESHOLD]

@@ -6,16 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from eager.store import (
-    Journal,
-    PromptRecord,
-    SequenceRecord,
-    StoreError,
-    merged,
-    prompt_entry,
-    write_result_file,
-)
-from eager.store.records import from_line, to_line
+from eager.store.atomic import replacing
+from eager.store.journal import Journal, StoreError
+from eager.store.records import PromptRecord, SequenceRecord, from_line, merged, to_line
 from eager.types import Branch
 
 HOSTILE = "</script>\x00\x1b[31m\u202e\ud800 'quoted' \"double\" \\boxed{1}"
@@ -130,32 +123,40 @@ def test_merged_records_number_on(journal):
     assert (both.experiment, both.n_tokens, both.n_discarded, both.seconds) == ("eager_th2", 6, 3, 1.5)
 
 
-def test_the_documented_forms(tmp_path):
-    """Strings are reprs as published, -1 marks inherited tokens and -2.0 unmonitored ones."""
-    entry = prompt_entry(record(text=HOSTILE), [0, None])
-    path = tmp_path / "r.json"
-    write_result_file(path, {"status": {}}, "entropy-aware-generations", [entry, entry])
-    read = json.loads(path.read_text())["entropy-aware-generations"][1]
-    assert ast.literal_eval(read["extracted_answers"]) == ["1", ""]
-    assert read["entropies"] == ["[0.1235, 2.5, -2.0]", "[-1, 2.5]"]
-    assert ast.literal_eval(read["recorded_branches"][0]) == {
-        "seq_idx": 0, "gen_step": 1, "auto_selected_token": " a", "entropy": 2.5, "entropy_threshold": 2.0,
-        "man_token_original": " b", "man_token_branch": " c", "new_seq_idx": 1, "last_generated_chars": "before",
-    }  # fmt: skip
-    assert read["generations"][0] == "<user>the prompt" + HOSTILE
-
-
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     """An error in the middle of writing leaves the file as it was, and no rubbish."""
     path = tmp_path / "r.json"
-    write_result_file(path, {"a": 1}, "list", [])
-    before = path.read_text()
+    with replacing(path) as file:
+        file.write("whole")
 
     def broken():
-        yield {"x": 1}
-        raise RuntimeError("in the middle")
+        with replacing(path) as file:
+            file.write("half")
+            raise RuntimeError("in the middle")
 
     with pytest.raises(RuntimeError):
-        write_result_file(path, {"a": 2}, "list", broken())
-    assert path.read_text() == before
+        broken()
+    assert path.read_text() == "whole"
     assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_a_damaged_record_is_one_sentence(journal):
+    """A line that was damaged in its middle does not keep the folder from being opened; its record is refused."""
+    journal.append(record())
+    journal.append(record(1))
+    lines = journal.path.read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1].replace(b'"sequences":[', b'"sequences":!', 1)
+    journal.path.write_bytes(b"".join(lines))
+    reader = Journal(journal.folder)
+    assert reader.read("eager_init_th2", 1).sequences[0].text == "hello"
+    with pytest.raises(StoreError, match="no whole record of eager_init_th2, prompt 0: restore the file"):
+        reader.read("eager_init_th2", 0)
+
+
+def test_regrading_forgets_the_classes_of_the_old_answers(journal):
+    """Classes of equivalent answers are kept with a record, and hold for its own answers only."""
+    first, second = record().sequences
+    journal.append(replace(record(), sequences=(replace(first, group=0), second)))
+    assert [s.group for s in journal.read("eager_init_th2", 0).sequences] == [0, None]
+    journal.append_grades("eager_init_th2", 0, ["0", "0"], [False, False])
+    assert [s.group for s in journal.read("eager_init_th2", 0).sequences] == [None, None]

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from eager.results.experiment import KINDS
+
 ENGINE_ONLY = (
     "tensor_parallel_size",
     "pipeline_parallel_size",
@@ -16,7 +18,7 @@ ENGINE_ONLY = (
 )
 """Options that some engines take; given to another, they are a mistake."""
 
-_EXPERIMENT_NAMES = ("parallel", "eager_init", "eager_adapt", "eager", "all")
+_EXPERIMENT_NAMES = (*KINDS, "all")
 _POSITIVE = click.IntRange(min=1)
 
 

@@ -15,7 +15,7 @@ from eager.cli.options import ENGINE_ONLY, run_options
 
 if TYPE_CHECKING:
     from eager.experiments import RunPlan
-    from eager.results import ExperimentResult
+    from eager.results.scores import ExperimentResult
     from eager.tasks import LoadedTask
 
 _INTERRUPTED = 130
@@ -100,7 +100,7 @@ def _run(plan: RunPlan, task: LoadedTask, options: dict[str, Any]) -> None:
     from eager.engines import load_engine
     from eager.experiments import Run, settings_of
     from eager.grading import MathGrader
-    from eager.store import Journal
+    from eager.store.journal import Journal
 
     kept = {name: options[name] for name in ("model_name", "engine", "dtype", "max_model_len")}
     display = Display()
@@ -114,10 +114,24 @@ def _run(plan: RunPlan, task: LoadedTask, options: dict[str, Any]) -> None:
             grader = stack.enter_context(MathGrader())
             results: list[ExperimentResult] = []
             # However the run ends, what was finished is shown; the display has gone by then.
-            stack.callback(display.table, results, options["output_dir"])
+            stack.callback(_show, results, options["output_dir"])
             stack.enter_context(display)
             for result in Run(plan, engine, task, journal, grader, display.show).run():
                 results.append(result)  # noqa: PERF402 - each counts as soon as it is there
+
+
+def _show(results: list[ExperimentResult], folder: Path) -> None:
+    """What the folder holds by now; nothing where this run has finished nothing."""
+    from eager.cli.recap import wide_console
+    from eager.recap import print_comparison, recap
+
+    if not results:
+        return
+    comparison = recap([folder], is_brief=True)
+    print_comparison(comparison, wide_console(), is_brief=True)
+    for problem in comparison.findings.problems:
+        click.echo(f"Error: {problem}", err=True)
+    click.echo(f"results in {folder}")
 
 
 def _engine_options(options: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from importlib.resources import files
 from typing import Any, TextIO
 
 from eager.recap.compare import Comparison
-from eager.recap.naming import title
 from eager.report.collected import Collected
 from eager.report.sections import correlation_table, differences_table, findings_html, heading, results_table
 
@@ -63,7 +62,7 @@ def _data(comparison: Comparison, collected: Collected) -> dict[str, Any]:
     experiments = [
         {
             "label": row.measures.label,
-            "title": title(row.measures.experiment.kind, row.measures.experiment.threshold),
+            "title": row.measures.experiment.title,
             "folder": row.measures.folder,
             "kind": row.measures.experiment.kind,
         }

@@ -7,8 +7,7 @@ from html import escape
 
 from eager.metrics import Score
 from eager.recap.compare import Comparison, Difference, Row
-from eager.recap.naming import title
-from eager.recap.reading import Findings
+from eager.results.findings import Findings
 from eager.words import DASH, MINUS, count, decimal, visible
 
 _NO_NUMBER = f'<td class="number">{DASH}</td>'
@@ -20,9 +19,9 @@ def _escape(text: str) -> str:
 
 def heading(comparison: Comparison) -> dict[str, str]:
     """`title`, `facts` and `cards` of the page's head."""
-    said = [row.measures.experiment for row in comparison.rows]
-    models = _different(experiment.model_name for experiment in said)
-    tasks = _different(experiment.data_name for experiment in said)
+    said = [row.measures.facts for row in comparison.rows]
+    models = _different(facts.model_name for facts in said)
+    tasks = _different(facts.data_name for facts in said)
     name = " and ".join(models) or "A run"
     on = f" on {', '.join(tasks)}" if tasks else ""
     facts = [count(max(len(row.measures.prompts) for row in comparison.rows), "prompt")]
@@ -65,7 +64,7 @@ def _card(row: Row) -> str:
 
 def _name(row: Row) -> str:
     measures = row.measures
-    name = _escape(title(measures.experiment.kind, measures.experiment.threshold))
+    name = _escape(measures.experiment.title)
     return f'{name} <span class="folder">{_escape(measures.folder)}</span>' if measures.folder else name
 
 
