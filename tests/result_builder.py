@@ -58,6 +58,7 @@ def write_experiment_file(
     model: str = "demo/model",
     n_prompts: int | None = None,
     max_sequences: int = 4,
+    is_complete: bool = True,
 ) -> Path:
     """A result file as `eager run` writes it; answers are grouped by their text."""
     experiment = Experiment(kind, None if kind == "parallel" else threshold)
@@ -69,7 +70,12 @@ def write_experiment_file(
         "entropy_threshold": experiment.threshold,
         "max_sequences": max_sequences,
         "seed": 55,
-        "status": {"state": "COMPLETED", "completed_sequences": len(records), "total_sequences": total, "progress": ""},
+        "status": {
+            "state": "COMPLETED" if is_complete else "IN_PROGRESS",
+            "completed_sequences": len(records),
+            "total_sequences": total,
+            "progress": "",
+        },
         "extra": {
             "notes": "",
             "generation_time_so_far (s)": 12.5,

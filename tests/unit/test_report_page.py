@@ -73,6 +73,7 @@ def write(folder: Path, output: Path) -> str:
 
 
 def test_the_page_loads_nothing(tmp_path: Path) -> None:
+    """It opens offline: no address in an element, a style or the script."""
     text = write(demo_folder(tmp_path / "run"), tmp_path / "report.html")
     page = Page(text)
     assert page.loads == []
@@ -80,6 +81,7 @@ def test_the_page_loads_nothing(tmp_path: Path) -> None:
 
 
 def test_every_plot_is_there_as_png_and_svg(tmp_path: Path) -> None:
+    """Every plot lies beside the page in two forms that other programs can read."""
     write(demo_folder(tmp_path / "run"), tmp_path / "report.html")
     for name in PLOTS:
         assert (tmp_path / "report_plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -87,6 +89,7 @@ def test_every_plot_is_there_as_png_and_svg(tmp_path: Path) -> None:
 
 
 def test_every_prompt_of_every_experiment_has_its_detail(tmp_path: Path) -> None:
+    """Whatever is opened on the page has its tree, with both continuations of each fork."""
     page = Page(write(demo_folder(tmp_path / "run", n_prompts=3, max_sequences=4), tmp_path / "report.html"))
     data = json.loads(page.blocks["data"])
     assert [experiment["kind"] for experiment in data["experiments"]] == [
@@ -103,6 +106,7 @@ def test_every_prompt_of_every_experiment_has_its_detail(tmp_path: Path) -> None
 
 
 def test_hostile_texts_add_no_element_and_no_handler(tmp_path: Path) -> None:
+    """Whatever a model writes stays text: the page has the elements of a calm one."""
     calm = Page(write(demo_folder(tmp_path / "calm", n_prompts=1), tmp_path / "calm.html"))
     text = write(hostile_folder(tmp_path / "run"), tmp_path / "report.html")
     page = Page(text)
@@ -115,6 +119,7 @@ def test_hostile_texts_add_no_element_and_no_handler(tmp_path: Path) -> None:
 
 
 def test_hostile_texts_are_still_there_to_read(tmp_path: Path) -> None:
+    """Made safe does not mean left out: what cannot be seen is shown as a sign."""
     page = Page(write(hostile_folder(tmp_path / "run"), tmp_path / "report.html"))
     detail = page.detail(0, 1)
     assert "<script>window.pwned=1</script>" in detail["prompt"]
@@ -125,12 +130,14 @@ def test_hostile_texts_are_still_there_to_read(tmp_path: Path) -> None:
 
 
 def test_json_in_the_page_cannot_end_its_element() -> None:
+    """Data in a script element holds nothing that could close it, and is the same data."""
     text = data_json({"text": HOSTILE})
     assert not set("<>&\u2028") & set(text)
     assert json.loads(text) == {"text": HOSTILE}
 
 
 def test_only_the_pages_own_script_may_run(tmp_path: Path) -> None:
+    """The content security policy allows one script, by its hash."""
     text = write(hostile_folder(tmp_path / "run"), tmp_path / "report.html")
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
     assert "default-src 'none'" in policy
@@ -138,17 +145,20 @@ def test_only_the_pages_own_script_may_run(tmp_path: Path) -> None:
 
 
 def test_a_fork_is_found_though_both_tokens_begin_alike() -> None:
+    """The text before a branch decides where two texts part, not their longest common start."""
     parent, child, before = "P: so it is fav 1", "P: so it is favour 2", "so it is"
     assert fork_character(parent, child, before, 3) == len("P: so it is")
     assert fork_character(parent, child, "", 3) == 3
 
 
 def test_the_same_results_give_the_same_page(tmp_path: Path) -> None:
+    """Nothing of the time or place of writing is in it."""
     folder = demo_folder(tmp_path / "run", n_prompts=3)
     assert write(folder, tmp_path / "a" / "report.html") == write(folder, tmp_path / "b" / "report.html")
 
 
 def test_a_run_without_targets_and_branches_is_reported(tmp_path: Path) -> None:
+    """Ungraded is shown as ungraded."""
     records = [record("parallel", 0, [sequence("a", None, None)], target=None)]
     write_experiment_file(tmp_path / "run", "parallel", records)
     page = Page(write(tmp_path / "run", tmp_path / "report.html"))
@@ -156,6 +166,7 @@ def test_a_run_without_targets_and_branches_is_reported(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_said_on_the_page(tmp_path: Path) -> None:
+    """What could not be read is said on the page and by the exit code."""
     folder = demo_folder(tmp_path / "run", n_prompts=2)
     (folder / "eager_th2.2.json").write_text("{", encoding="utf-8")
     result = CliRunner().invoke(command, [str(folder), "--output", str(tmp_path / "report.html")])
@@ -166,12 +177,14 @@ def test_what_is_missing_is_said_on_the_page(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_results_writes_no_page(tmp_path: Path) -> None:
+    """No page about nothing."""
     result = CliRunner().invoke(command, [str(tmp_path), "--output", str(tmp_path / "report.html")])
     assert result.exit_code == 1
     assert not (tmp_path / "report.html").exists()
 
 
 def test_a_branch_whose_sequences_are_unknown_still_counts_in_the_plots(tmp_path: Path) -> None:
+    """A published branch that fits no text is in the plots and not in the tree."""
     branch = {
         "seq_idx": 0, "gen_step": 9, "auto_selected_token": " x", "entropy": 2.6, "entropy_threshold": 2.5,
         "man_token_original": " x", "man_token_branch": " y", "new_seq_idx": 1, "last_generated_chars": "elsewhere",
