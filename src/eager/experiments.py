@@ -25,7 +25,8 @@ from eager.types import Branch, BranchConfig, Generation, SequenceResult, TreeJo
 EXPERIMENTS: dict[str, tuple[str, ...]] = {**{kind: (kind,) for kind in KINDS}, "all": tuple(KINDS)}
 """What each name runs, in this order."""
 
-_SHOWN_BEFORE_BRANCH = 12  # tokens of text kept with a branch
+# Text kept with a branch, as published: so many characters, and more tokens than they can be.
+_CHARACTERS_BEFORE, _TOKENS_BEFORE = 50, 200
 # Rewriting a result file reads the whole experiment: never let it take more than a twentieth of the time.
 _WRITE_EVERY_SECONDS = 30.0
 _WRITE_SHARE = 20
@@ -208,18 +209,19 @@ class Run:
 
     def _to_record(self, name: str, index: int, trees: list[Generation], first_sequence: int) -> PromptRecord:
         problem = self._task.problems[index]
+        prompt_text = self._engine.decode(self._prompts[index])
         sequences: list[SequenceRecord] = []
         branches: list[Branch] = []
         for tree in trees:
             offset = first_sequence + len(sequences)
             pairs = zip(tree.branches, tree.children, strict=True)
-            branches.extend(self._with_text(branch, child, offset) for branch, child in pairs)
+            branches.extend(self._with_text(branch, child, offset, prompt_text) for branch, child in pairs)
             sequences.extend(self._sequence_record(sequence, problem, offset) for sequence in tree.sequences)
         return PromptRecord(
             experiment=name,
             prompt_index=index,
             prompt=problem.prompt,
-            prompt_text=self._engine.decode(self._prompts[index]),
+            prompt_text=prompt_text,
             target=problem.target,
             sequences=tuple(sequences),
             branches=tuple(branches),
@@ -249,9 +251,9 @@ class Run:
             error=sequence.error,
         )
 
-    def _with_text(self, branch: Branch, child: SequenceResult, offset: int) -> Branch:
+    def _with_text(self, branch: Branch, child: SequenceResult, offset: int, prompt_text: str) -> Branch:
         """The branch as the record has it: numbered among the prompt's sequences, its tokens as text."""
-        before = child.token_ids[: branch.position]
+        before = self._engine.decode(child.token_ids[max(0, branch.position - _TOKENS_BEFORE) : branch.position])
         return replace(
             branch,
             seq=_shifted(branch.seq, offset),
@@ -259,7 +261,7 @@ class Run:
             sampled_token=self._text(branch.sampled_id),
             kept_token=self._text(branch.kept_id),
             new_token=self._text(branch.new_id),
-            text_before=self._engine.decode(before[-_SHOWN_BEFORE_BRANCH:]),
+            text_before=(prompt_text + before)[-_CHARACTERS_BEFORE:],
         )
 
     def _text(self, token_id: int | None) -> str | None:

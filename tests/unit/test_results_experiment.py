@@ -66,12 +66,12 @@ def test_a_files_name_says_the_experiment(stem: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("head", "key", "name"),
     [
-        ({"extra": {"experiment": "eager_adapt"}, "entropy_threshold": 2.0}, "entropy-aware-generations", "eager_adapt_th2"),
+        ({"extra": {"experiment": "eager"}, "entropy_threshold": 2.0}, "entropy-aware-generations", "eager_th2"),
         ({"params": {"entropy_threshold": 2.4}}, "entropy-aware-generations", "eager_init_th2.4"),
         ({"extra": {"experiment": ["odd"]}}, "default-generations", "parallel"),
         ({}, "entropy-aware-generations", "eager_init"),
     ],
-)  # fmt: skip
+)
 def test_a_renamed_file_is_known_by_its_head(head: dict, key: str, name: str) -> None:
     """Then by the key of its list; a threshold that nothing tells is not made up."""
     assert experiment_of("mine", head, key).name == name

@@ -83,7 +83,7 @@ def test_files_beside_the_journal_are_read_too(tmp_path: Path) -> None:
     assert comparison.rows[0].scores.pass_rate.value == 1.0
 
 
-@pytest.mark.parametrize("damage", [b'oops\n', b'{"format": 99, "settings": {}}\n', b'{"record": {}}\n'])
+@pytest.mark.parametrize("damage", [b"oops\n", b'{"format": 99, "settings": {}}\n', b'{"record": {}}\n'])
 def test_a_damaged_journal_is_said_and_its_files_are_read(tmp_path: Path, damage: bytes) -> None:
     """The sentence comes from the store, with its remedy; nothing is guessed at."""
     pytest.importorskip("ijson", reason="reading result files needs the extra 'report'")

@@ -351,7 +351,11 @@ def test_other_grades_are_written_into_a_file_and_all_else_stays(tmp_path: Path)
     assert after["results"]["mine"] == after["after"] == 7
     first, second = after.pop("default-generations")
     assert second == before["default-generations"][1]
-    assert (first["extracted_answers"], first["correct"], first["answer_groups"]) == ("['1', '0']", [True, False], [0, 1])
+    assert (first["extracted_answers"], first["correct"], first["answer_groups"]) == (
+        "['1', '0']",
+        [True, False],
+        [0, 1],
+    )
     assert first["unknown"] == {"kept": 1}
     assert after.keys() == before.keys() - {"default-generations"}
     assert all(after[key] == before[key] for key in after if key != "results")

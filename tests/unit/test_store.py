@@ -1,6 +1,5 @@
 """The journal and the result file by themselves."""
 
-import ast
 import json
 from dataclasses import replace
 

@@ -77,7 +77,7 @@ class EntryReader:
         return tuple(
             SequenceRecord(
                 token_ids=None,
-                entropies=_own(rows[i], forks[i]),
+                entropies=_own(entry["entropies"][i], rows[i], forks[i]),
                 text=texts[i][n_prompt:],
                 finish_reason=reasons[i],
                 parent=parents[i],
@@ -191,12 +191,14 @@ def _fitting(entry: dict[str, Any], key: str, n: int, kind: type) -> list[Any] |
     return values
 
 
-def _own(row: list[float], fork: int) -> tuple[float | None, ...]:
+def _own(value: Any, row: list[float], fork: int) -> tuple[float | None, ...]:
     """The entropies of a sequence's own tokens, None for a sentinel; by whole lists, as a row can be very long."""
+    if isinstance(value, str) and "-" not in value:
+        return tuple(row[fork:])
     own = row[fork:]
-    if not own or min(own) >= 0:
-        return tuple(own)
-    return (None,) * len(own) if max(own) < 0 else tuple(e if e >= 0 else None for e in own)
+    if own and own[0] < 0 and max(own) < 0:
+        return (None,) * len(own)
+    return tuple(own) if not own or min(own) >= 0 else tuple(e if e >= 0 else None for e in own)
 
 
 # -- trees: who branched from whom; the published code lists sequences in the order they ended -----------------------

@@ -1,14 +1,19 @@
-"""The one place that knows what experiments there are and what they are called."""
+"""The one place that knows what experiments there are and what they are called; and what else is said of one."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+from eager.words import one_line
 
 KINDS = {"parallel": "Full Parallel", "eager_init": "EAGer-init", "eager_adapt": "EAGer-adapt", "eager": "EAGer"}
 """Every kind of experiment, in the order of a run, with its name in the paper."""
 
+_MOST = 1e15  # of what a setting or a number of seconds can be
 _EXTRA_KINDS = ("eager_adapt", "eager")
 _NAME = re.compile(rf"(?P<kind>{'|'.join(KINDS)})(?:_th(?P<threshold>\d[\d.e+-]*))?")
 
@@ -78,6 +83,37 @@ class Facts:
     seconds: float | None
     is_complete: bool
     is_published: bool
+
+    @classmethod
+    def of(
+        cls, setting: Callable[[str], Any], *, n_prompts: Any, seconds: Any, is_complete: bool, is_published: bool
+    ) -> Facts:
+        """The facts as a folder gives them, by name through `setting`; a value of another type is not said."""
+        return cls(
+            model_name=_text(setting("model_name")),
+            data_name=_text(setting("data_name")),
+            temperature=as_float(setting("temperature")),
+            max_sequences=_int(setting("max_sequences")),
+            seed=_int(setting("seed")),
+            engine=_text(setting("engine")),
+            n_prompts=_int(n_prompts),
+            seconds=as_float(seconds),
+            is_complete=is_complete,
+            is_published=is_published,
+        )
+
+
+def as_float(value: Any) -> float | None:
+    """A number from a file; None for anything else."""
+    return float(value) if type(value) in (int, float) and abs(value) < _MOST else None
+
+
+def _int(value: Any) -> int | None:
+    return value if type(value) is int else None
+
+
+def _text(value: Any) -> str | None:
+    return one_line(value) if isinstance(value, str) else None
 
 
 def _shortest(threshold: float) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from eager.metrics import Summary
 from eager.results.experiment import Experiment, Facts
 from eager.results.findings import Findings, ResultsError
-from eager.results.published import facts_of_settings, is_candidate, list_key, prompt_entry
+from eager.results.published import is_candidate, list_key, prompt_entry
 from eager.results.result_file import ResultFile, write_result_file
 from eager.results.scores import ExperimentResult, Grades, Regrader, experiment_result, results_entry
 from eager.store.journal import JOURNAL_NAME, Journal, StoreError
@@ -51,7 +51,14 @@ class JournalResults:
         self.experiment = experiment
         self.builds_on = experiment.base
         self.path = journal.folder / f"{experiment.name}.json"
-        self.facts = facts_of_settings(journal.settings, journal.count(experiment.name))
+        n_prompts = journal.settings.get("n_prompts")
+        self.facts = Facts.of(
+            journal.settings.get,
+            n_prompts=n_prompts,
+            seconds=None,
+            is_complete=journal.count(experiment.name) == n_prompts,
+            is_published=False,
+        )
         self._journal = journal
         self._findings = findings
         self._regrader = regrader

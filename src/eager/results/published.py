@@ -10,10 +10,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from eager.results.experiment import KINDS, Experiment, Facts
+from eager.results.experiment import KINDS, Experiment, Facts, as_float
 from eager.store.records import PromptRecord, SequenceRecord
 from eager.types import Branch
-from eager.words import one_line
 
 LIST_KEYS = ("default-generations", "entropy-aware-generations")
 
@@ -37,8 +36,6 @@ _PUBLISHED = re.compile(
 # Copies and working files that the code evaluations keep beside the results.
 _NOT_RESULTS = re.compile(r"\.|backup_|_tmp_|.*[._-](?:backup|bak|original|samples|eval_results)(?:[._-]|$)")
 
-_MOST_SETTING = 1e15  # of what a setting or a number of seconds can be
-
 
 # -- the file: its name, and what stands above the prompts ------------------------------------------------------------
 
@@ -58,9 +55,9 @@ def experiment_of(stem: str, head: dict[str, Any], key: str) -> Experiment:
     named = _named(stem)
     if named is not None and (named.kind == "parallel" or named.threshold is not None):
         return named
-    said = named.kind if named else _text(_setting(head, "experiment"))
-    kind = said if said in KINDS else "parallel" if key == LIST_KEYS[0] else "eager_init"
-    return Experiment(kind, None if kind == "parallel" else _float(_setting(head, "entropy_threshold")))
+    said = named.kind if named else _setting(head, "experiment")
+    kind = said if said in [*KINDS] else "parallel" if key == LIST_KEYS[0] else "eager_init"
+    return Experiment(kind, None if kind == "parallel" else as_float(_setting(head, "entropy_threshold")))
 
 
 def _named(stem: str) -> Experiment | None:
@@ -77,36 +74,13 @@ def _named(stem: str) -> Experiment | None:
 
 def facts_of(head: dict[str, Any]) -> Facts:
     """What the file says of itself; `head` is all of it but the prompts."""
-    status, extra = head.get("status"), head.get("extra")
-    status = status if isinstance(status, dict) else {}
-    return Facts(
-        model_name=_text(_setting(head, "model_name")),
-        data_name=_text(_setting(head, "data_name")),
-        temperature=_float(_setting(head, "temperature")),
-        max_sequences=_int(_setting(head, "max_sequences")),
-        seed=_int(_setting(head, "seed")),
-        engine=_text(_setting(head, "engine")),
-        n_prompts=_int(status.get("total_sequences")),
-        seconds=_float(extra.get("generation_time_so_far (s)")) if isinstance(extra, dict) else None,
+    status, extra = (value if isinstance(value, dict) else {} for value in (head.get("status"), head.get("extra")))
+    return Facts.of(
+        lambda key: _setting(head, key),
+        n_prompts=status.get("total_sequences"),
+        seconds=extra.get("generation_time_so_far (s)"),
         is_complete=status.get("state") == "COMPLETED",
         is_published=_setting(head, "versions") is None,
-    )
-
-
-def facts_of_settings(settings: dict[str, Any], n_done: int) -> Facts:
-    """The same of a journal's settings, when `n_done` prompts are finished."""
-    n_prompts = _int(settings.get("n_prompts"))
-    return Facts(
-        model_name=_text(settings.get("model_name")),
-        data_name=_text(settings.get("data_name")),
-        temperature=_float(settings.get("temperature")),
-        max_sequences=_int(settings.get("max_sequences")),
-        seed=_int(settings.get("seed")),
-        engine=_text(settings.get("engine")),
-        n_prompts=n_prompts,
-        seconds=None,
-        is_complete=n_done == n_prompts,
-        is_published=False,
     )
 
 
@@ -116,18 +90,6 @@ def _setting(head: dict[str, Any], key: str) -> Any:
         if isinstance(place, dict) and place.get(key) is not None:
             return place[key]
     return None
-
-
-def _text(value: Any) -> str | None:
-    return one_line(value) if isinstance(value, str) else None
-
-
-def _int(value: Any) -> int | None:
-    return value if type(value) is int else None
-
-
-def _float(value: Any) -> float | None:
-    return float(value) if type(value) in (int, float) and abs(value) < _MOST_SETTING else None
 
 
 def is_code(data_name: str | None) -> bool:
