@@ -98,6 +98,15 @@ def test_one_experiment_brings_what_it_builds_on(run_folder):
     assert "no experiment 'parallel': choose from eager_init_th2, eager_th2" in unknown.stderr
 
 
+def test_an_experiment_that_lists_graded_sequences_follows_them(run_folder):
+    """`eager` was not asked for: its own sequences stay ungraded, those of its `eager_init` have their grades."""
+    assert eval_code(run_folder, "--experiment", "eager_init_th2").returncode == 0
+    prompts = json.loads((run_folder / "eager_th2.json").read_text())["entropy-aware-generations"]
+    assert [prompt["correct"] for prompt in prompts] == [[True, False, None], [False, None]]
+    assert (run_folder / "eager_th2.json.before-eval").read_text() == '{"as it": "was"}'
+    assert not (run_folder / "eager_th2.code.jsonl").exists()
+
+
 def test_published_files_are_matched_by_their_prompts(tmp_path, problems):
     """Keys before and after the list, template and prompt in the generations; what is no problem stays ungraded."""
     first, _ = problems
