@@ -12,7 +12,7 @@ SRC = Path(__file__).resolve().parents[2] / "src" / "eager"
 
 # From the ground up. A module imports from its own row's package or from rows below, never from above.
 LAYERS = [
-    {"types", "entropy", "randomness", "prefix", "words", "errors", "cache"},
+    {"types", "entropy", "randomness", "prefix", "words", "errors", "cache", "atomic"},
     {"branching", "budget"},
     {"engines"},
     {"generate"},

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from eager.store.atomic import replacing
+from eager.atomic import replacing
 from eager.store.journal import Journal, StoreError
 from eager.store.records import PromptRecord, SequenceRecord, from_line, merged, to_line
 from eager.types import Branch

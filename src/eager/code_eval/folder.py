@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from eager.atomic import replacing, replacing_bytes
 from eager.code_eval.checker import Checker, Verdict
 from eager.code_eval.errors import CodeEvalError
 from eager.code_eval.extract import own_words
@@ -20,7 +21,6 @@ from eager.metrics import Summary
 from eager.results.findings import Findings
 from eager.results.folder import Results, open_folder
 from eager.results.scores import Grades, Regrader
-from eager.store.atomic import replacing, replacing_bytes
 from eager.store.journal import JOURNAL_NAME, Journal
 from eager.store.records import PromptRecord
 

@@ -20,7 +20,6 @@ from typing import Any
 
 from eager.code_eval.errors import CodeEvalError
 from eager.code_eval.sandbox import Job, Sandbox
-from eager.store.atomic import replacing_bytes
 
 SUITES = ("base", "plus")
 
@@ -185,6 +184,9 @@ def _compute(problem: CodeProblem, sandbox: Sandbox) -> tuple[dict[str, list[Any
 
 
 def _keep(path: Path, data: bytes) -> None:
+    """Write it whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing_bytes(path) as file:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "wb") as file:
         file.write(data)
+    os.replace(temporary, path)

@@ -6,12 +6,12 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from pathlib import Path
 
+from eager.atomic import replacing
 from eager.recap import Comparison, recap
 from eager.report.collected import Collected
 from eager.report.page import write_page
 from eager.report.plots import PLOTS, save_plot
 from eager.results.findings import ResultsError
-from eager.store.atomic import replacing
 
 
 @dataclass(frozen=True, slots=True)

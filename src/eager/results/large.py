@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence as Seq
 from pathlib import Path
 from typing import Any
 
+from eager.atomic import replacing
 from eager.results.findings import Findings, ResultsError
 from eager.results.folder import result_files
 from eager.results.literal import UnreadableError, parse_answers, parse_entropies
 from eager.results.result_file import ResultFile
-from eager.store.atomic import replacing
 
 
 def write_large(folders: Seq[Path], findings: Findings) -> list[Path]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from eager.atomic import replacing
 from eager.metrics import Summary
 from eager.results.entries import EntryReader
 from eager.results.findings import Findings, ResultsError
@@ -14,7 +15,6 @@ from eager.results.json_stream import NotJsonError, is_installed, items, read_he
 from eager.results.literal import UnreadableError
 from eager.results.published import LIST_KEYS, experiment_of, facts_of, grades_entry
 from eager.results.scores import Grades, Regrader, experiment_result, regraded, results_entry
-from eager.store.atomic import replacing
 from eager.store.journal import StoreError
 from eager.store.records import PromptRecord
 from eager.words import count
