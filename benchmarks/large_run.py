@@ -1,8 +1,8 @@
 """How long recap (and report) take on a large run, and how much memory: a synthetic run at two sizes.
 
-python benchmarks/large_run.py [--prompts 200] [--sequences 32] [--tokens 4000] [--report] [--once]
+python benchmarks/large_run.py [--prompts 200] [--sequences 32] [--tokens 4000] [--source journal] [--report] [--once]
 
-The run is written through eager.store into a temporary folder: `parallel` (not monitored, as eager run leaves it) and
+The run is written into a temporary folder, as a journal or as result files only: `parallel` (not monitored) and
 `eager_init` (every token monitored, the worst case). The second size has twice the prompts.
 """
 
@@ -17,19 +17,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from eager.store import (  # only now can it be found without installing
-    PromptRecord,
-    SequenceRecord,
-    generations_key,
-    prompt_entry,
-    write_result_file,
-)
+from eager.results.experiment import Experiment  # only now can it be found without installing
+from eager.results.published import list_key, prompt_entry
+from eager.results.result_file import write_result_file
+from eager.store.journal import Journal
+from eager.store.records import PromptRecord, SequenceRecord
 from eager.types import Branch
 
 SOURCES = sys.path[0]
@@ -64,30 +61,29 @@ print(json.dumps([code, seconds, peak]), file=sys.stderr)
 """
 
 
-def write_run(folder: Path, experiments: list[str], n_prompts: int, n_sequences: int, n_tokens: int) -> int:
+def write_run(folder: Path, source: str, names: list[str], n_prompts: int, n_sequences: int, n_tokens: int) -> int:
     """Write the experiments; returns their size in bytes."""
-    for experiment in experiments:
-        name = experiment if experiment == "parallel" else f"{experiment}_th2.2"
-        head = {
-            "model_name": "synthetic",
-            "temperature": 0.6,
-            "entropy_threshold": None if experiment == "parallel" else 2.2,
-            "max_sequences": n_sequences,
-            "seed": 0,
-            "status": {"state": "COMPLETED", "completed_sequences": n_prompts, "total_sequences": n_prompts},
-            "extra": {"experiment": experiment, "data_name": "synthetic", "versions": {}, "engine": "none"},
-            "results": {},
-        }
-        entries = _entries(experiment, n_prompts, n_sequences, n_tokens)
-        write_result_file(folder / f"{name}.json", head, generations_key(experiment), entries)
+    settings = {"model_name": "synthetic", "temperature": 0.6, "max_sequences": n_sequences, "seed": 0}
+    journal = Journal(folder, {**settings, "n_prompts": n_prompts, "engine": "none"}) if source == "journal" else None
+    for name in names:
+        experiment = Experiment(name, None if name == "parallel" else 2.2)
+        records = _records(experiment.name, n_prompts, n_sequences, n_tokens)
+        if journal is not None:
+            for record in records:
+                journal.append(record)
+        else:
+            status = {"state": "COMPLETED", "completed_sequences": n_prompts, "total_sequences": n_prompts}
+            head = {**settings, "status": status, "extra": {"versions": {}, "engine": "none"}, "results": {}}
+            path = folder / f"{experiment.name}.json"
+            write_result_file(path, head, list_key(experiment), map(prompt_entry, records))
+    if journal is not None:
+        journal.close()
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def _entries(experiment: str, n_prompts: int, n_sequences: int, n_tokens: int) -> Iterator[dict[str, Any]]:
+def _records(experiment: str, n_prompts: int, n_sequences: int, n_tokens: int) -> Iterator[PromptRecord]:
     random = np.random.default_rng(0)
-    for index in range(n_prompts):
-        record = _record(experiment, index, n_sequences, n_tokens, random)
-        yield prompt_entry(record, [0 if sequence.correct else 1 for sequence in record.sequences])
+    return (_record(experiment, index, n_sequences, n_tokens, random) for index in range(n_prompts))
 
 
 def _record(experiment: str, index: int, n_sequences: int, n_tokens: int, random: np.random.Generator) -> PromptRecord:
@@ -113,6 +109,7 @@ def _record(experiment: str, index: int, n_sequences: int, n_tokens: int, random
                 fork=fork,
                 answer="42" if correct else "41",
                 correct=correct,
+                group=0 if correct else 1,
             )
         )
         if parent is not None:
@@ -148,6 +145,7 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="measure eager report too, and the size of its page")
     parser.add_argument("--once", action="store_true", help="measure the first size only")
     parser.add_argument("--experiments", default="parallel,eager_init")
+    parser.add_argument("--source", choices=("journal", "json"), default="json", help="what there is to read")
     options = parser.parse_args()
     experiments = options.experiments.split(",")
     print(
@@ -157,7 +155,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name, "run")
             folder.mkdir()
-            size = write_run(folder, experiments, n_prompts, options.sequences, options.tokens)
+            size = write_run(folder, options.source, experiments, n_prompts, options.sequences, options.tokens)
             n_sequences = len(experiments) * n_prompts * options.sequences
             n_tokens = n_sequences * options.tokens
             start = f"{n_prompts:8,} {n_sequences:10,} {n_tokens:12,} {size / 2**20:5,.0f} MB"

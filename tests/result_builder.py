@@ -1,23 +1,20 @@
-"""Result folders for tests: small runs written through `eager.store`, and files as the published code wrote them."""
+"""Result folders for tests: small runs as `eager run` writes them, and files as the published code wrote them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence as Seq
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from eager.results import experiment_name
-from eager.store import (
-    PromptRecord,
-    SequenceRecord,
-    generations_key,
-    merged,
-    prompt_entry,
-    write_result_file,
-)
+from eager.results.experiment import Experiment
+from eager.results.published import list_key, prompt_entry
+from eager.results.result_file import write_result_file
+from eager.store.journal import Journal
+from eager.store.records import PromptRecord, SequenceRecord, merged
 from eager.types import Branch
 
 TEMPLATE = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
@@ -61,17 +58,24 @@ def write_experiment_file(
     model: str = "demo/model",
     n_prompts: int | None = None,
     max_sequences: int = 4,
+    is_complete: bool = True,
 ) -> Path:
     """A result file as `eager run` writes it; answers are grouped by their text."""
+    experiment = Experiment(kind, None if kind == "parallel" else threshold)
     folder.mkdir(parents=True, exist_ok=True)
     total = len(records) if n_prompts is None else n_prompts
     head = {
         "model_name": model,
         "temperature": 0.6,
-        "entropy_threshold": None if kind == "parallel" else threshold,
+        "entropy_threshold": experiment.threshold,
         "max_sequences": max_sequences,
         "seed": 55,
-        "status": {"state": "COMPLETED", "completed_sequences": len(records), "total_sequences": total, "progress": ""},
+        "status": {
+            "state": "COMPLETED" if is_complete else "IN_PROGRESS",
+            "completed_sequences": len(records),
+            "total_sequences": total,
+            "progress": "",
+        },
         "extra": {
             "notes": "",
             "generation_time_so_far (s)": 12.5,
@@ -82,16 +86,26 @@ def write_experiment_file(
         },
         "results": {"avg_acc": None, "pass_at_1": None, "cons_at_max": None, "details": {}},
     }
-    path = folder / f"{experiment_name(kind, threshold)}.json"
-    entries = (prompt_entry(item, groups(item)) for item in records)
-    write_result_file(path, head, generations_key(kind), entries)
+    path = folder / f"{experiment.name}.json"
+    write_result_file(path, head, list_key(experiment), (prompt_entry(grouped(item)) for item in records))
     return path
 
 
-def groups(item: PromptRecord) -> list[int | None]:
-    """Classes of equal answers."""
+def write_journal(folder: Path, records: Seq[PromptRecord], **settings: Any) -> Path:
+    """A journal with these records; their `experiment` is its name, threshold included."""
+    known = {"model_name": "demo/model", "data_name": "demo", "engine": "scripted", "seed": 55, "temperature": 0.6}
+    with closing(Journal(folder, {**known, "max_sequences": 4, "n_prompts": len(records), **settings})) as journal:
+        for item in records:
+            journal.append(item)
+    return folder
+
+
+def grouped(item: PromptRecord) -> PromptRecord:
+    """The record with classes of equal answers."""
     numbers: dict[str, int] = {}
-    return [None if s.answer is None else numbers.setdefault(s.answer, len(numbers)) for s in item.sequences]
+    groups = [None if s.answer is None else numbers.setdefault(s.answer, len(numbers)) for s in item.sequences]
+    sequences = (replace(s, group=group) for s, group in zip(item.sequences, groups, strict=True))
+    return replace(item, sequences=tuple(sequences))
 
 
 def demo_folder(folder: Path, n_prompts: int = 8, max_sequences: int = 8, n_tokens: int = 60, seed: int = 1) -> Path:
@@ -192,20 +206,20 @@ def write_published(
     data_name: str = "opencompass/AIME2025",
     threshold: float = 2.5,
 ) -> Path:
-    """A file as the published code wrote it: parameters under `params`, no grades, the timestamp in the name."""
+    """A file as the published code wrote it: its settings nested, no grades, the timestamp in the name."""
     folder.mkdir(parents=True, exist_ok=True)
     key = "default-generations" if suffix.startswith("default") else "entropy-aware-generations"
     n = len(prompts)
     content = {
+        "experiment_name": folder.name,
         "params": {
-            "experiment_name": folder.name,
             "model_name": "Qwen/Qwen3-4B",
             "temperature": 0.6,
             "entropy_threshold": threshold,
             "max_sequences": 32,
             "seed": 55,
-            "data_name": data_name,
         },
+        "data": {"data_name": data_name, "num_prompts": n, "targets": [prompt["target"] for prompt in prompts]},
         "status": {"state": "COMPLETED", "completed_sequences": n, "total_sequences": n, "progress": f"{n}/{n}"},
         "extra": {"notes": "", "generation_time_so_far (s)": 33938.98},
         "results": {"avg_acc": 0.5, "pass_at_1": 0.5, "cons_at_max": 0.5},

@@ -14,21 +14,19 @@ from eager.engines import Engine
 from eager.errors import EagerError
 from eager.generate import Generator, Progress
 from eager.grading import MathGrader
-from eager.results import ExperimentResult, experiment_name, write_experiment
-from eager.store import Journal, PromptRecord, SequenceRecord
+from eager.results.experiment import KINDS, Experiment
+from eager.results.folder import write_experiment
+from eager.results.scores import ExperimentResult, Regrader
+from eager.store.journal import Journal
+from eager.store.records import PromptRecord, SequenceRecord
 from eager.tasks import LoadedTask, Problem
 from eager.types import MAX_ENTROPY, Branch, BranchConfig, Generation, SamplingParams, SequenceResult, TreeJob
 
-EXPERIMENTS: dict[str, tuple[str, ...]] = {
-    "parallel": ("parallel",),
-    "eager_init": ("eager_init",),
-    "eager_adapt": ("eager_adapt",),
-    "eager": ("eager",),
-    "all": ("parallel", "eager_init", "eager_adapt", "eager"),
-}
+EXPERIMENTS: dict[str, tuple[str, ...]] = {**{kind: (kind,) for kind in KINDS}, "all": tuple(KINDS)}
 """What each name runs, in this order."""
 
-_SHOWN_BEFORE_BRANCH = 12  # tokens of text kept with a branch
+# Text kept with a branch, as published: so many characters, and more tokens than they can be.
+_CHARACTERS_BEFORE, _TOKENS_BEFORE = 50, 200
 # Rewriting a result file reads the whole experiment: never let it take more than a twentieth of the time.
 _WRITE_EVERY_SECONDS = 30.0
 _WRITE_SHARE = 20
@@ -81,6 +79,7 @@ class Run:
         self._task = task
         self._journal = journal
         self._grader = grader
+        self._regrader = Regrader(grader)
         self._on_progress = on_progress
         self._clock = clock
         self._prompts = [_encode(engine, task, problem) for problem in task.problems]
@@ -94,7 +93,8 @@ class Run:
                 yield self._run_one(kind, rules)
 
     def _run_one(self, kind: str, rules: BranchConfig) -> ExperimentResult:
-        name = experiment_name(kind, None if kind == "parallel" else rules.entropy_threshold)
+        experiment = Experiment(kind, None if kind == "parallel" else rules.entropy_threshold)
+        name = experiment.name
         left = sorted(set(range(len(self._prompts))) - set(self._journal.prompts(name)))
         if kind == "parallel":
             finished = self._one_tree_each(name, left, rules, n_roots=rules.max_sequences)
@@ -104,7 +104,7 @@ class Run:
             grades = self._init_grades(kind, rules.entropy_threshold)
             shares = _shares(kind, grades, rules.max_sequences)
             finished = self._extra_trees(name, left, [len(prompt) for prompt in grades], shares, rules)
-        return self._record(name, finished)
+        return self._record(experiment, finished)
 
     # -- one tree a prompt: parallel and eager_init -------------------------------------------------------------
 
@@ -121,7 +121,7 @@ class Run:
 
     def _init_grades(self, kind: str, threshold: float) -> list[list[bool | None]]:
         """The grades of eager_init's sequences at this threshold, a list a prompt."""
-        init = experiment_name("eager_init", threshold)
+        init = Experiment("eager_init", threshold).name
         if self._journal.count(init) < len(self._prompts):
             raise RunError(
                 f"{kind} shares out what {init} saved, and '{self._journal.folder}' has no finished {init}:"
@@ -180,34 +180,43 @@ class Run:
             max_length = min(max_length, len(prompt_ids) + plan.max_tokens)
         return TreeJob(index, prompt_ids, rules, plan.sampling, max_length, plan.seed, n_roots, first_sequence)
 
-    def _record(self, name: str, finished: Iterator[PromptRecord]) -> ExperimentResult:
+    def _record(self, experiment: Experiment, finished: Iterator[PromptRecord]) -> ExperimentResult:
         """Journal each prompt as it is finished; write the result file at intervals and at the end."""
         last_record = last_write = self._clock()
         write_seconds = 0.0
         for record in finished:
             now = self._clock()
-            self._journal.append(replace(record, seconds=now - last_record))
+            self._journal.append(replace(self._grouped(experiment, record), seconds=now - last_record))
             last_record = now
             if now - last_write > max(_WRITE_EVERY_SECONDS, _WRITE_SHARE * write_seconds):
-                write_experiment(self._journal, name, self._grader)
+                write_experiment(self._journal, experiment, self._regrader)
                 last_record = last_write = self._clock()
                 write_seconds = last_write - now
-        return write_experiment(self._journal, name, self._grader)
+        return write_experiment(self._journal, experiment, self._regrader)
+
+    def _grouped(self, experiment: Experiment, record: PromptRecord) -> PromptRecord:
+        """The record with its classes of equivalent answers, numbered over all of the prompt's sequences."""
+        base = experiment.base
+        first = () if base is None else self._journal.read(base.name, record.prompt_index).sequences
+        groups = self._grader.group([sequence.answer for sequence in (*first, *record.sequences)])[len(first) :]
+        sequences = (replace(s, group=group) for s, group in zip(record.sequences, groups, strict=True))
+        return replace(record, sequences=tuple(sequences))
 
     def _to_record(self, name: str, index: int, trees: list[Generation], first_sequence: int) -> PromptRecord:
         problem = self._task.problems[index]
+        prompt_text = self._engine.decode(self._prompts[index])
         sequences: list[SequenceRecord] = []
         branches: list[Branch] = []
         for tree in trees:
             offset = first_sequence + len(sequences)
             pairs = zip(tree.branches, tree.children, strict=True)
-            branches.extend(self._with_text(branch, child, offset) for branch, child in pairs)
+            branches.extend(self._with_text(branch, child, offset, prompt_text) for branch, child in pairs)
             sequences.extend(self._sequence_record(sequence, problem, offset) for sequence in tree.sequences)
         return PromptRecord(
             experiment=name,
             prompt_index=index,
             prompt=problem.prompt,
-            prompt_text=self._engine.decode(self._prompts[index]),
+            prompt_text=prompt_text,
             target=problem.target,
             sequences=tuple(sequences),
             branches=tuple(branches),
@@ -237,9 +246,9 @@ class Run:
             error=sequence.error,
         )
 
-    def _with_text(self, branch: Branch, child: SequenceResult, offset: int) -> Branch:
+    def _with_text(self, branch: Branch, child: SequenceResult, offset: int, prompt_text: str) -> Branch:
         """The branch as the record has it: numbered among the prompt's sequences, its tokens as text."""
-        before = child.token_ids[: branch.position]
+        before = self._engine.decode(child.token_ids[max(0, branch.position - _TOKENS_BEFORE) : branch.position])
         return replace(
             branch,
             seq=_shifted(branch.seq, offset),
@@ -247,7 +256,7 @@ class Run:
             sampled_token=self._text(branch.sampled_id),
             kept_token=self._text(branch.kept_id),
             new_token=self._text(branch.new_id),
-            text_before=self._engine.decode(before[-_SHOWN_BEFORE_BRANCH:]),
+            text_before=(prompt_text + before)[-_CHARACTERS_BEFORE:],
         )
 
     def _text(self, token_id: int | None) -> str | None:

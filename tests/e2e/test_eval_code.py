@@ -11,7 +11,8 @@ import pytest
 from code_checker import CACHE, PROBLEMS, make_checker
 
 from eager.code_eval import Limits
-from eager.store import Journal, PromptRecord, SequenceRecord
+from eager.store.journal import Journal
+from eager.store.records import PromptRecord, SequenceRecord
 
 needs.package("ijson", "report")
 
@@ -96,6 +97,15 @@ def test_one_experiment_brings_what_it_builds_on(run_folder):
     unknown = eval_code(run_folder, "--experiment", "parallel")
     assert unknown.returncode == 1
     assert "no experiment 'parallel': choose from eager_init_th2, eager_th2" in unknown.stderr
+
+
+def test_an_experiment_that_lists_graded_sequences_follows_them(run_folder):
+    """`eager` was not asked for: its own sequences stay ungraded, those of its `eager_init` have their grades."""
+    assert eval_code(run_folder, "--experiment", "eager_init_th2").returncode == 0
+    prompts = json.loads((run_folder / "eager_th2.json").read_text())["entropy-aware-generations"]
+    assert [prompt["correct"] for prompt in prompts] == [[True, False, None], [False, None]]
+    assert (run_folder / "eager_th2.json.before-eval").read_text() == '{"as it": "was"}'
+    assert not (run_folder / "eager_th2.code.jsonl").exists()
 
 
 def test_published_files_are_matched_by_their_prompts(tmp_path, problems):

@@ -90,6 +90,7 @@ def note(browser: Any) -> str:
 
 @pytest.mark.parametrize("name", ["demo", "hostile", "ungraded"])
 def test_no_console_message_and_no_request(browser: Any, pages: dict[str, Path], name: str) -> None:
+    """The page runs without an error and asks for nothing, whatever it is about."""
     visit(browser, pages[name])
     found(browser, ".row")[0].click()
     assert found(browser, "svg.tree")
@@ -99,6 +100,7 @@ def test_no_console_message_and_no_request(browser: Any, pages: dict[str, Path],
 
 
 def test_a_tree_has_a_line_a_sequence_and_a_knot_a_fork(browser: Any, pages: dict[str, Path]) -> None:
+    """What was recorded is what is drawn, a shared prefix once."""
     visit(browser, pages["demo"])
     found(browser, ".row")[11].click()
     assert len(found(browser, ".item.sequence")) == 8
@@ -108,6 +110,7 @@ def test_a_tree_has_a_line_a_sequence_and_a_knot_a_fork(browser: Any, pages: dic
 
 
 def test_lengths_are_to_scale(browser: Any, pages: dict[str, Path]) -> None:
+    """Lines are as long as their sequences have tokens."""
     visit(browser, pages["demo"])
     found(browser, ".row")[0].click()
     browser.find_element("xpath", "//button[@role='tab'][contains(., 'Parallel')]").click()
@@ -122,6 +125,7 @@ def test_lengths_are_to_scale(browser: Any, pages: dict[str, Path]) -> None:
 
 
 def test_hovering_a_fork_shows_its_text_tokens_entropy_and_threshold(browser: Any, pages: dict[str, Path]) -> None:
+    """All that was recorded of a branch can be read where it is."""
     visit(browser, pages["demo"])
     found(browser, ".row")[11].click()
     fork = found(browser, ".item.fork")[0]
@@ -133,6 +137,7 @@ def test_hovering_a_fork_shows_its_text_tokens_entropy_and_threshold(browser: An
 
 
 def test_search_narrows_the_list(browser: Any, pages: dict[str, Path]) -> None:
+    """Typing leaves the prompts that hold it, and says how many they are."""
     visit(browser, pages["demo"])
     browser.find_element("id", "search").send_keys("problem 11")
     assert [row.find_element("class name", "index").text for row in found(browser, ".row")] == ["11"]
@@ -145,6 +150,7 @@ def test_search_narrows_the_list(browser: Any, pages: dict[str, Path]) -> None:
 
 
 def test_the_keyboard_alone_opens_a_prompt_and_walks_its_tree(browser: Any, pages: dict[str, Path]) -> None:
+    """Nothing needs a mouse."""
     visit(browser, pages["demo"])
     press(browser, "/")
     assert browser.switch_to.active_element.get_attribute("id") == "search"
@@ -165,6 +171,7 @@ def test_the_keyboard_alone_opens_a_prompt_and_walks_its_tree(browser: Any, page
 
 
 def test_arrow_keys_change_the_experiment(browser: Any, pages: dict[str, Path]) -> None:
+    """Experiments are tabs and behave like tabs: arrows select, the focus follows."""
     visit(browser, pages["demo"], "#prompt-3")
     tab = found(browser, "[role=tab][aria-selected=true]")[0]
     assert "EAGer-init" in tab.text
@@ -175,6 +182,7 @@ def test_arrow_keys_change_the_experiment(browser: Any, pages: dict[str, Path]) 
 
 
 def test_hostile_texts_do_not_run_and_are_shown_as_text(browser: Any, pages: dict[str, Path]) -> None:
+    """Nothing that a model wrote runs in the browser or becomes an element; it can be read."""
     visit(browser, pages["hostile"])
     found(browser, ".row")[0].click()
     for item in found(browser, ".item"):
@@ -189,6 +197,7 @@ def test_hostile_texts_do_not_run_and_are_shown_as_text(browser: Any, pages: dic
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_is_readable_in_light_and_dark(browser: Any, pages: dict[str, Path], scheme: str) -> None:
+    """Every colour of text has a contrast of 4 on both grounds, in both schemes."""
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     visit(browser, pages["demo"])
@@ -216,6 +225,7 @@ def luminance(colour: str) -> float:
 
 
 def test_a_narrow_screen_does_not_scroll_sideways(browser: Any, pages: dict[str, Path]) -> None:
+    """On a telephone's screen the page itself does not scroll sideways."""
     visit(browser, pages["demo"])
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": False}

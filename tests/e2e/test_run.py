@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from children import start
 
-from eager.store import Journal
+from eager.store.journal import Journal
 
 THRESHOLD = ["--entropy_threshold", "1.5"]
 BASE = ["--engine", "scripted", "--model_name", "chain", "--max_sequences", "6", *THRESHOLD]
@@ -78,6 +78,8 @@ def test_all_four_experiments(tmp_path, data):
                 entropies = ast.literal_eval(entry["entropies"][branch["new_seq_idx"]])
                 assert entropies[: branch["gen_step"]] == [-1] * branch["gen_step"]
                 assert entropies[branch["gen_step"]] == pytest.approx(branch["entropy"], abs=1e-4)
+                assert len(branch["last_generated_chars"]) == 50
+                assert branch["last_generated_chars"] in entry["generations"][branch["new_seq_idx"]]
             assert all(set(ast.literal_eval(e)) == {-2.0} for e in entry["entropies"]) == (name == "parallel")
     total = {name: result["extra"]["sequences"] for name, result in results.items()}
     assert total["parallel"] == 72

@@ -8,6 +8,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import needs
@@ -15,15 +16,17 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from result_builder import demo_folder, published_prompt, record, sequence, write_experiment_file, write_published
+from rich.console import Console
 
 from eager.cli.recap import command
 from eager.metrics import BOOTSTRAP_SEED, RESAMPLES
-from eager.recap import as_csv, as_json, recap, write_large
+from eager.recap import as_csv, as_json, print_comparison, recap
 from eager.recap.collect import folder_labels
 from eager.recap.compare import saved_share
 from eager.recap.correlation import PERCENTILES, correlations, peak_entropies
-from eager.recap.grades import Regrader
-from eager.recap.reading import Findings
+from eager.results.findings import Findings
+from eager.results.large import write_large
+from eager.results.scores import Regrader
 from eager.words import visible
 
 needs.package("ijson", "report")
@@ -47,6 +50,7 @@ def two_experiments(folder: Path) -> Path:
 
 
 def test_scores_costs_and_ties(tmp_path: Path) -> None:
+    """Every number of the two experiments, worked out by hand."""
     parallel, init = recap([two_experiments(tmp_path)]).rows
     assert parallel.scores.pass_at_k.value == 0.5
     assert parallel.scores.pass_rate.value == 0.25
@@ -59,6 +63,7 @@ def test_scores_costs_and_ties(tmp_path: Path) -> None:
 
 
 def test_differences_are_over_the_same_prompts(tmp_path: Path) -> None:
+    """A difference is first minus second, paired by prompt; tokens are a share of the second's."""
     (difference,) = recap([two_experiments(tmp_path)]).differences
     assert (difference.first, difference.second) == ("eager_init_th2.2", "parallel")
     assert difference.pass_rate.value == 0.25
@@ -67,6 +72,7 @@ def test_differences_are_over_the_same_prompts(tmp_path: Path) -> None:
 
 
 def test_several_folders_are_one_comparison(tmp_path: Path) -> None:
+    """Experiments of several folders are told apart by the folder, and all of them are paired."""
     folders = [demo_folder(tmp_path / name, n_prompts=4, seed=seed) for seed, name in enumerate(("one", "two"))]
     comparison = recap(folders)
     labels = [row.measures.label for row in comparison.rows]
@@ -77,6 +83,7 @@ def test_several_folders_are_one_comparison(tmp_path: Path) -> None:
 
 
 def test_other_prompts_are_not_paired(tmp_path: Path) -> None:
+    """Prompts are matched by their text; experiments that share none have no difference, which is said."""
     write_experiment_file(tmp_path / "a", "parallel", [record("parallel", 0, [sequence("a", "1", True)], prompt="A")])
     write_experiment_file(tmp_path / "b", "parallel", [record("parallel", 0, [sequence("a", "1", True)], prompt="B")])
     comparison = recap([tmp_path / "a", tmp_path / "b"])
@@ -85,12 +92,14 @@ def test_other_prompts_are_not_paired(tmp_path: Path) -> None:
 
 
 def test_the_same_problem_twice_in_a_file_is_two_prompts(tmp_path: Path) -> None:
+    """A text that comes again is another prompt, matched with its own occurrence elsewhere."""
     records = [record("parallel", i, [sequence("a", "1", True)], prompt="same") for i in range(3)]
     write_experiment_file(tmp_path, "parallel", records)
     assert len(recap([tmp_path]).rows[0].measures.prompts) == 3
 
 
 def test_a_broken_file_beside_a_good_one_is_said_and_the_rest_reported(tmp_path: Path) -> None:
+    """A file that cannot be read costs only itself."""
     two_experiments(tmp_path)
     (tmp_path / "eager_th2.2.json").write_text('{"entropy-aware-generations": [', encoding="utf-8")
     comparison = recap([tmp_path])
@@ -99,6 +108,7 @@ def test_a_broken_file_beside_a_good_one_is_said_and_the_rest_reported(tmp_path:
 
 
 def test_an_interval_of_savings_comes_from_resampled_prompts() -> None:
+    """The interval is that of whole prompts drawn anew, not of tokens."""
     score = saved_share([(1, 10), (9, 10)])
     assert score.value == 0.5
     assert score.low == pytest.approx(0.1)
@@ -116,15 +126,17 @@ def test_an_interval_of_savings_is_the_plain_bootstrap_of_both_sums() -> None:
 
 
 def test_peaks_are_means_above_the_sequences_own_percentile() -> None:
-    entropies = np.array([-1, -1, 0, 1, 2, 3, 4, -2], dtype=np.float32)
-    peaks = peak_entropies(entropies)
+    """Tokens that were not monitored do not count; a sequence without any has no peak."""
+    peaks = peak_entropies((0.0, 1.0, 2.0, 3.0, 4.0, None))
     assert peaks[0] == 2.0
     assert peaks[PERCENTILES.index(50)] == 3.0
     assert peaks[-1] == 4.0
-    assert np.isnan(peak_entropies(np.array([-1, -2], dtype=np.float32))).all()
+    assert np.isnan(peak_entropies((None, None))).all()
+    assert np.isnan(peak_entropies(())).all()
 
 
 def test_correlations_agree_with_scipy() -> None:
+    """Pearson and Spearman are scipy's, over graded and monitored sequences."""
     stats = needs.package("scipy.stats", "report")
     x = np.array([0.1, 0.5, 0.3, 0.9])
     peaks = [np.repeat(value, len(PERCENTILES)).reshape(1, -1) for value in x]
@@ -136,12 +148,14 @@ def test_correlations_agree_with_scipy() -> None:
 
 
 def test_ungraded_and_unvarying_sequences_have_no_correlation() -> None:
+    """Nothing is made up where nothing is graded, or nothing varies."""
     peaks = [np.ones((2, len(PERCENTILES)))] * 2
     assert correlations(peaks, [(None, None)] * 2) == ()
     assert all(found.pearson is None for found in correlations(peaks, [(True, False)] * 2))
 
 
 def test_json_and_csv_hold_the_same_numbers(tmp_path: Path) -> None:
+    """Both forms for machines say what the comparison says."""
     comparison = recap([two_experiments(tmp_path)])
     data = json.loads(as_json(comparison))
     lines = list(csv.DictReader(io.StringIO(as_csv(comparison))))
@@ -154,6 +168,7 @@ def test_json_and_csv_hold_the_same_numbers(tmp_path: Path) -> None:
 
 
 def test_large_is_the_list_with_its_strings_parsed(tmp_path: Path) -> None:
+    """Answers and entropies become lists; branches stay strings, as published."""
     folder = demo_folder(tmp_path / "run", n_prompts=3)
     write_large([folder], Findings())
     source = json.loads((folder / "eager_th2.2.json").read_text(encoding="utf-8"))["entropy-aware-generations"]
@@ -161,19 +176,21 @@ def test_large_is_the_list_with_its_strings_parsed(tmp_path: Path) -> None:
     assert [entry["prompt"] for entry in large] == [entry["prompt"] for entry in source]
     assert large[-1]["entropies"][0][0] >= 0
     assert large[-1]["extracted_answers"] == ast.literal_eval(source[-1]["extracted_answers"])
-    assert large[-1]["recorded_branches"][0]["new_seq_idx"] == 1
+    assert large[-1]["recorded_branches"] == source[-1]["recorded_branches"]
 
 
 def test_large_of_a_published_file(tmp_path: Path) -> None:
+    """Sentinels stay what they are, no answer is null, as the published recapper writes it."""
     prompt = published_prompt("Q?", 1, ["1", None], ["a", "b"], [[0.5, -9.0], [-1, -2.0]])
     path = write_published(tmp_path / "t", "default_results", [prompt])
     write_large([tmp_path / "t"], Findings())
     (entry,) = json.loads(path.with_suffix(".large").read_text(encoding="utf-8"))
     assert entry["entropies"] == [[0.5, -9.0], [-1, -2.0]]
-    assert entry["extracted_answers"] == ["1", ""]
+    assert entry["extracted_answers"] == ["1", None]
 
 
 def test_the_command_prints_tables_json_and_csv(tmp_path: Path) -> None:
+    """One command, three forms."""
     folder = str(two_experiments(tmp_path))
     result = CliRunner().invoke(command, [folder])
     assert result.exit_code == 0
@@ -184,6 +201,7 @@ def test_the_command_prints_tables_json_and_csv(tmp_path: Path) -> None:
 
 
 def test_exit_codes(tmp_path: Path) -> None:
+    """2 for wrong usage, 1 for nothing to read or for what could not be read, with the rest reported."""
     assert CliRunner().invoke(command, []).exit_code == 2
     assert CliRunner().invoke(command, [str(tmp_path / "none")]).exit_code == 2
     empty = CliRunner().invoke(command, [str(tmp_path)])
@@ -198,6 +216,7 @@ def test_exit_codes(tmp_path: Path) -> None:
 
 
 def test_what_a_file_says_cannot_colour_the_terminal(tmp_path: Path) -> None:
+    """Control characters of a file are shown as signs, markup as text."""
     records = [record("parallel", 0, [sequence("a", "1", True)])]
     write_experiment_file(tmp_path, "parallel", records, model="\x1b[31mred[/bold]\x00")
     output = CliRunner().invoke(command, [str(tmp_path)]).output
@@ -206,6 +225,7 @@ def test_what_a_file_says_cannot_colour_the_terminal(tmp_path: Path) -> None:
 
 
 def test_the_published_script_recaps_and_writes_large(tmp_path: Path) -> None:
+    """Called with its three documented arguments it finds the folder; with others it says how to call it."""
     two_experiments(tmp_path / "outputs" / "Qwen3-4B" / "AIME2025" / "t1")
     script = [sys.executable, str(ROOT / "script_manual_parallel_recapper.py")]
     done = subprocess.run(
@@ -217,6 +237,7 @@ def test_the_published_script_recaps_and_writes_large(tmp_path: Path) -> None:
 
 
 def test_without_math_verify_strings_decide_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Math-Verify is missing normalised strings are compared, and the reason is kept for a notice."""
     from eager.grading import GradingUnavailable, MathGrader
 
     def unavailable(*_: object) -> bool:
@@ -224,17 +245,41 @@ def test_without_math_verify_strings_decide_and_it_is_said(monkeypatch: pytest.M
 
     monkeypatch.setattr(MathGrader, "equivalent", unavailable)
     regrader = Regrader(MathGrader())
-    assert regrader.grade(["$5$", "6", None], "5", None) == [True, False, False]
+    assert regrader.grade(["$5$", "6", None], "5") == [True, False, False]
     assert regrader.group(["$5$", "5", None]) == [0, 0, None]
     assert regrader.fallback == "no Math-Verify"
 
 
 def test_folders_are_told_apart_by_as_little_as_is_needed(tmp_path: Path) -> None:
+    """One folder needs no name; several get as many last path components as differ."""
     assert folder_labels([tmp_path]) == [""]
     assert folder_labels([tmp_path / "a" / "t", tmp_path / "b" / "t"]) == ["a/t", "b/t"]
     assert len(set(folder_labels([tmp_path, tmp_path]))) == 2
 
 
 def test_what_cannot_be_seen_is_shown() -> None:
+    """Control characters, direction marks and lone surrogates become visible signs."""
     shown = visible("a\x00\x1b[31m\u202eb\ud800\u200f\x9b\nc")
     assert shown == "a\u2400\u241b[31m\u27e6U+202E\u27e7b\ufffd\u27e6U+200F\u27e7\u27e6U+009B\u27e7\nc"
+
+
+def test_failed_sequences_are_counted_and_said(tmp_path: Path) -> None:
+    """An engine's error is no answer: the sequence is ungraded, and a notice says how many there were."""
+    failed = replace(sequence("", None, None), finish_reason="error", error="gone")
+    write_experiment_file(tmp_path, "parallel", [record("parallel", 0, [sequence("a", "42", True), failed])])
+    notices = recap([tmp_path]).findings.notices
+    assert "parallel: 1 sequence failed: recorded as errors, not as answers" in notices
+
+
+def test_a_brief_recap_is_what_a_run_prints(tmp_path: Path) -> None:
+    """Only what is complete, only cost, scores and differences, and scipy is not asked for."""
+    two_experiments(tmp_path)
+    write_experiment_file(tmp_path, "eager", [record("eager", 0, [sequence("a", "42", True)])], is_complete=False)
+    comparison = recap([tmp_path], is_brief=True)
+    assert [row.measures.label for row in comparison.rows] == ["parallel", "eager_init_th2.2"]
+    assert all(row.correlations == () for row in comparison.rows)
+    text = io.StringIO()
+    print_comparison(comparison, Console(file=text, width=160), is_brief=True)
+    assert "seconds" in text.getvalue()
+    assert "12.5" in text.getvalue()
+    assert "Unbiased" not in text.getvalue()

@@ -1,22 +1,13 @@
 """The journal and the result file by themselves."""
 
-import ast
 import json
 from dataclasses import replace
 
 import pytest
 
-from eager.results import write_experiment
-from eager.store import (
-    Journal,
-    PromptRecord,
-    SequenceRecord,
-    StoreError,
-    merged,
-    prompt_entry,
-    write_result_file,
-)
-from eager.store.records import from_line, to_line
+from eager.atomic import replacing
+from eager.store.journal import Journal, StoreError
+from eager.store.records import PromptRecord, SequenceRecord, from_line, merged, to_line
 from eager.types import Branch
 
 HOSTILE = "</script>\x00\x1b[31m\u202e\ud800 'quoted' \"double\" \\boxed{1}"
@@ -131,54 +122,40 @@ def test_merged_records_number_on(journal):
     assert (both.experiment, both.n_tokens, both.n_discarded, both.seconds) == ("eager_th2", 6, 3, 1.5)
 
 
-def test_the_documented_forms(tmp_path):
-    """Strings are reprs as published, -1 marks inherited tokens and -2.0 unmonitored ones."""
-    entry = prompt_entry(record(text=HOSTILE), [0, None])
-    path = tmp_path / "r.json"
-    write_result_file(path, {"status": {}}, "entropy-aware-generations", [entry, entry])
-    read = json.loads(path.read_text())["entropy-aware-generations"][1]
-    assert ast.literal_eval(read["extracted_answers"]) == ["1", ""]
-    assert read["entropies"] == ["[0.1235, 2.5, -2.0]", "[-1, 2.5]"]
-    assert ast.literal_eval(read["recorded_branches"][0]) == {
-        "seq_idx": 0, "gen_step": 1, "auto_selected_token": " a", "entropy": 2.5, "entropy_threshold": 2.0,
-        "man_token_original": " b", "man_token_branch": " c", "new_seq_idx": 1, "last_generated_chars": "before",
-    }  # fmt: skip
-    assert read["generations"][0] == "<user>the prompt" + HOSTILE
-
-
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     """An error in the middle of writing leaves the file as it was, and no rubbish."""
     path = tmp_path / "r.json"
-    write_result_file(path, {"a": 1}, "list", [])
-    before = path.read_text()
+    with replacing(path) as file:
+        file.write("whole")
 
     def broken():
-        yield {"x": 1}
-        raise RuntimeError("in the middle")
+        with replacing(path) as file:
+            file.write("half")
+            raise RuntimeError("in the middle")
 
     with pytest.raises(RuntimeError):
-        write_result_file(path, {"a": 2}, "list", broken())
-    assert path.read_text() == before
+        broken()
+    assert path.read_text() == "whole"
     assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
 
 
-class AllAlike:
-    """A grader to which all answers are one."""
+def test_a_damaged_record_is_one_sentence(journal):
+    """A line that was damaged in its middle does not keep the folder from being opened; its record is refused."""
+    journal.append(record())
+    journal.append(record(1))
+    lines = journal.path.read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1].replace(b'"sequences":[', b'"sequences":!', 1)
+    journal.path.write_bytes(b"".join(lines))
+    reader = Journal(journal.folder)
+    assert reader.read("eager_init_th2", 1).sequences[0].text == "hello"
+    with pytest.raises(StoreError, match="no whole record of eager_init_th2, prompt 0: restore the file"):
+        reader.read("eager_init_th2", 0)
 
-    def group(self, answers):
-        return [None if answer is None else 0 for answer in answers]
 
-
-def test_a_result_file_has_its_intervals_once_it_is_complete(tmp_path):
-    """They are not drawn anew at every write of a run that goes on; the scores are there all the while."""
-    names = ("model_name", "data_name", "engine", "temperature", "max_sequences", "seed")
-    journal = Journal(tmp_path / "out", {**dict.fromkeys(names), "n_prompts": 2})
-    rates = []
-    for index in range(2):
-        journal.append(record(index, "parallel"))
-        write_experiment(journal, "parallel", AllAlike())
-        head = json.loads((tmp_path / "out" / "parallel.json").read_text(encoding="utf-8"))
-        rate = head["results"]["details"]["pass_rate"]
-        rates.append((head["status"]["state"], rate["value"], rate["low"], rate["high"]))
-    journal.close()
-    assert rates == [("RUNNING", 1.0, None, None), ("COMPLETED", 1.0, 1.0, 1.0)]
+def test_regrading_forgets_the_classes_of_the_old_answers(journal):
+    """Classes of equivalent answers are kept with a record, and hold for its own answers only."""
+    first, second = record().sequences
+    journal.append(replace(record(), sequences=(replace(first, group=0), second)))
+    assert [s.group for s in journal.read("eager_init_th2", 0).sequences] == [0, None]
+    journal.append_grades("eager_init_th2", 0, ["0", "0"], [False, False])
+    assert [s.group for s in journal.read("eager_init_th2", 0).sequences] == [None, None]

@@ -1,23 +1,18 @@
-"""What a run prints: progress while it works, a table at the end."""
+"""What a run prints while it works."""
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from eager.generate import Progress
-from eager.metrics import Score
-from eager.results import ExperimentResult
 
 _LINE_EVERY_SECONDS = 10.0
 _REDRAW_EVERY_SECONDS = 0.25
-_NARROWEST = 132
 
 
 class Display:
@@ -66,53 +61,6 @@ class Display:
             f"{self._experiment}: {n_done}/{n_prompts} prompts, {progress.sequences_open} sequences open, "
             f"{progress.branches} branches, {progress.n_tokens / max(seconds, 1e-9):.0f} tokens/s, {left}"
         )
-
-    def table(self, results: list[ExperimentResult], folder: Path) -> None:
-        """The experiments side by side, on standard output; nothing where there is none."""
-        if not results:
-            return
-        console = Console(highlight=False)
-        if not console.is_terminal or console.width < _NARROWEST:
-            console.width = _NARROWEST
-        console.print(result_table(results))
-        console.print(Text(f"results in {folder}"), soft_wrap=True)
-        failed = sum(result.n_errors for result in results)
-        if failed:
-            console.print(Text(f"{failed} sequences failed and are recorded as errors, not as answers"))
-
-
-def result_table(results: list[ExperimentResult]) -> Table:
-    """Cost and scores of each experiment; the share saved is of parallel's tokens."""
-    table = Table(
-        caption="95 % bootstrap intervals over prompts; saved: tokens against parallel", caption_justify="left"
-    )
-    table.add_column("experiment", no_wrap=True)
-    for name in ("sequences", "tokens", "saved", "Pass@k", "Cons@k", "Pass rate", "seconds"):
-        table.add_column(name, justify="right", no_wrap=True)
-    baseline = next((result.n_tokens for result in results if result.experiment == "parallel"), None)
-    for result in results:
-        scores = result.scores
-        table.add_row(
-            result.experiment,
-            f"{result.n_sequences:,}",
-            f"{result.n_tokens:,}",
-            _share_saved(result, baseline),
-            *(_score(score) for score in (scores.pass_at_k, scores.cons_at_k, scores.pass_rate)),
-            f"{result.seconds:.1f}",
-        )
-    return table
-
-
-def _share_saved(result: ExperimentResult, baseline: int | None) -> str:
-    if not baseline or result.experiment == "parallel":
-        return "-"
-    return f"{100 * (1 - result.n_tokens / baseline):.1f} %"
-
-
-def _score(score: Score) -> str:
-    if score.value is None or score.low is None or score.high is None:
-        return "ungraded"
-    return f"{score.value:.3f} [{score.low:.2f}, {score.high:.2f}]"
 
 
 def _clock(seconds: float) -> str:

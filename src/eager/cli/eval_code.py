@@ -10,15 +10,14 @@ import click
 
 from eager.cache import cache_folder
 from eager.cli import CONTEXT_SETTINGS
-from eager.cli.recap import FOLDER, finish, require
+from eager.cli.recap import FOLDER, finish, wide_console
 from eager.cli.values import FiniteRange
 
 if TYPE_CHECKING:
-    from eager.cli.code_folder import Outcome
     from eager.code_eval import Checker
+    from eager.code_eval.folder import Outcome
 
 _EVERY_PROMPTS = 10
-_WIDTH_WITHOUT_TERMINAL = 160
 
 
 def _half_the_cores() -> int:
@@ -71,10 +70,8 @@ def command(folders: tuple[Path, ...], experiments: tuple[str, ...], **options: 
     The code runs in bubblewrap: no network, no view of your files, limits on everything. Grades and scores are
     written back; NAME.json.before-eval keeps each result file as it was, NAME.code.jsonl says why a sample failed.
     """
-    require("ijson")
-    from eager.cli.code_folder import Grading, grade_folder
-    from eager.code_eval import CodeEvalError
-    from eager.store import StoreError
+    from eager.code_eval.folder import Grading, grade_folder
+    from eager.errors import EagerError
 
     outcomes: list[Outcome] = []
     try:
@@ -82,7 +79,7 @@ def command(folders: tuple[Path, ...], experiments: tuple[str, ...], **options: 
             grading = Grading(checker, options["workers"], _say)
             for folder in folders:
                 outcomes += grade_folder(folder, experiments, grading)
-    except (CodeEvalError, StoreError, ValueError) as error:
+    except (EagerError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     _table(outcomes)
     finish(grading.problems)
@@ -110,7 +107,6 @@ def _say(name: str, n_done: int, n_prompts: int) -> None:
 
 
 def _table(outcomes: list[Outcome]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -129,8 +125,6 @@ def _table(outcomes: list[Outcome]) -> None:
             *("none" if s.value is None else f"{s.value:.3f}" for s in (scores.pass_at_k, scores.pass_rate)),
             Text(", ".join(f"{count} {reason}" for reason, count in outcome.reasons.most_common(4))),
         )
-    console = Console(highlight=False)
-    console.width = console.width if console.is_terminal else _WIDTH_WITHOUT_TERMINAL
-    console.print(table)
+    wide_console().print(table)
     for outcome in outcomes:
         click.echo(f"wrote {outcome.path}")

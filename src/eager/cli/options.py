@@ -12,8 +12,9 @@ import click
 from eager.cli.values import CommaSeparated, FiniteFloat, FiniteOrNone, JSONObject, NameValue, TextFile
 from eager.engines.options_llama_cpp import LlamaCppOptions
 from eager.engines.options_vllm import VLLMOptions
+from eager.results.experiment import KINDS
 
-_EXPERIMENT_NAMES = ("parallel", "eager_init", "eager_adapt", "eager", "all")
+_EXPERIMENT_NAMES = (*KINDS, "all")
 _POSITIVE = click.IntRange(min=1)
 _FINITE = FiniteFloat()
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from eager.cli import CONTEXT_SETTINGS
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # Tables that a file or another program reads are not folded to the 80 columns of an unknown terminal.
 _WIDTH_WITHOUT_TERMINAL = 160
@@ -25,25 +29,32 @@ def command(folders: tuple[Path, ...], form: str | None, large: bool) -> None:
     Reads what eager run writes, and what the published code wrote. Several folders make one comparison.
     Exits with 1 where something could not be read; the rest is reported all the same.
     """
-    require("ijson")
-    from rich.console import Console
-
-    from eager.recap import RecapError, as_csv, as_json, print_comparison, recap, write_large
+    from eager.errors import EagerError
+    from eager.recap import as_csv, as_json, print_comparison, recap
+    from eager.results.large import write_large
 
     try:
         comparison = recap(folders)
         written = write_large(folders, comparison.findings) if large else []
-    except RecapError as error:
+    except EagerError as error:
         raise click.ClickException(str(error)) from None
     if form is None:
-        console = Console(highlight=False)
-        console.width = console.width if console.is_terminal else _WIDTH_WITHOUT_TERMINAL
-        print_comparison(comparison, console)
+        print_comparison(comparison, wide_console())
     else:
         click.echo((as_json if form == "json" else as_csv)(comparison).rstrip("\n"))
     for path in written:
         click.echo(f"wrote {path}", err=True)
     finish(comparison.findings.problems)
+
+
+def wide_console() -> Console:
+    """Standard output, wide enough for a table."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _WIDTH_WITHOUT_TERMINAL
+    return console
 
 
 def require(*modules: str) -> None:

@@ -23,14 +23,14 @@ def command(folders: tuple[Path, ...], output: Path | None) -> None:
 
     Exits with 1 where something could not be read; the rest is reported all the same, and the page says so.
     """
-    require("ijson", "jinja2", "matplotlib")
-    from eager.recap import RecapError
+    require("jinja2", "matplotlib")
+    from eager.errors import EagerError
     from eager.report import write_report
 
     home = folders[0] if len(folders) == 1 else Path()
     try:
         report = write_report(folders, output or home / "report.html")
-    except RecapError as error:
+    except EagerError as error:
         raise click.ClickException(str(error)) from None
     size = report.page.stat().st_size
     click.echo(f"wrote {report.page} ({size / 2**20:.1f} MB)")

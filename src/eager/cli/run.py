@@ -16,7 +16,7 @@ from eager.cli.options import given_to_engine, run_options
 if TYPE_CHECKING:
     from eager.engines import EngineOptions
     from eager.experiments import RunPlan
-    from eager.results import ExperimentResult
+    from eager.results.scores import ExperimentResult
     from eager.tasks import LoadedTask
 
 _INTERRUPTED = 130
@@ -84,7 +84,7 @@ def _run(
     from eager.engines import load_engine
     from eager.experiments import Run, settings_of
     from eager.grading import MathGrader
-    from eager.store import Journal
+    from eager.store.journal import Journal
 
     display = Display()
     with closing(Journal(options["output_dir"], settings_of(plan, task, _bound(options, engine_options)))) as journal:
@@ -98,7 +98,7 @@ def _run(
             grader = stack.enter_context(MathGrader())
             results: list[ExperimentResult] = []
             # However the run ends, what was finished is shown; the display has gone by then.
-            stack.callback(display.table, results, options["output_dir"])
+            stack.callback(_show, results, options["output_dir"])
             stack.enter_context(display)
             for result in Run(plan, engine, task, journal, grader, display.show).run():
                 results.append(result)  # noqa: PERF402 - each counts as soon as it is there
@@ -115,3 +115,17 @@ def _bound(options: dict[str, Any], engine: EngineOptions) -> dict[str, Any]:
     names = {name: options[name] for name in ("model_name", "engine")}
     always = {"dtype": VLLMOptions().dtype, "max_model_len": engine.max_model_len}
     return {**names, **always, **engine.settings()}
+
+
+def _show(results: list[ExperimentResult], folder: Path) -> None:
+    """What the folder holds by now; nothing where this run has finished nothing."""
+    from eager.cli.recap import wide_console
+    from eager.recap import print_comparison, recap
+
+    if not results:
+        return
+    comparison = recap([folder], is_brief=True)
+    print_comparison(comparison, wide_console(), is_brief=True)
+    for problem in comparison.findings.problems:
+        click.echo(f"Error: {problem}", err=True)
+    click.echo(f"results in {folder}")

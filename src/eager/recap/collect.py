@@ -1,4 +1,4 @@
-"""One pass over folders: every file streamed once, measured, and shown to whoever else wants to see its prompts."""
+"""One pass over folders: every experiment streamed once, measured, and shown to whoever else wants its prompts."""
 
 from __future__ import annotations
 
@@ -7,48 +7,57 @@ from pathlib import Path
 
 from eager.grading import MathGrader
 from eager.recap.compare import Comparison, compare
-from eager.recap.grades import Regrader
 from eager.recap.measure import Measures, PromptKeys
-from eager.recap.prompt import ReadPrompt
-from eager.recap.reading import Findings, RecapError, ResultFile, open_folder
+from eager.results.findings import Findings, ResultsError
+from eager.results.folder import Results, open_folder
+from eager.results.scores import Regrader
+from eager.store.records import PromptRecord
 from eager.words import one_line
 
-OnPrompt = Callable[[Measures, int, ReadPrompt], None]
+OnPrompt = Callable[[Measures, int, PromptRecord], None]
 
 
-def recap(folders: Seq[Path], on_prompt: OnPrompt | None = None) -> Comparison:
+def recap(folders: Seq[Path], on_prompt: OnPrompt | None = None, *, is_brief: bool = False) -> Comparison:
     """Compare every experiment in the folders. `on_prompt` sees each prompt once, with its key across experiments.
 
-    Raises RecapError where no folder holds a result.
+    `is_brief` leaves out experiments that are not complete, and correlations. Raises ResultsError where no folder holds
+    a result.
     """
     findings, keys, experiments = Findings(), PromptKeys(), list[Measures]()
     labels = folder_labels(folders)
     with MathGrader() as grader:
         regrader = Regrader(grader)
         for folder, label in zip(folders, labels, strict=True):
-            for file in _files(folder, findings, is_only=len(folders) == 1):
-                name = file.experiment.name
-                measures = Measures(f"{label}/{name}" if label else name, label, file.experiment)
-                for prompt in file.prompts(regrader):
-                    key = measures.add(prompt, keys)
-                    if on_prompt is not None:
-                        on_prompt(measures, key, prompt)
+            for results in _experiments(folder, findings, regrader, is_only=len(folders) == 1):
+                if is_brief and not results.facts.is_complete:
+                    continue
+                measures = _measured(results, label, keys, on_prompt)
                 if measures.prompts:
                     experiments.append(measures)
                 else:
-                    findings.notice(f"'{file.path}' holds no finished prompt: left out")
+                    findings.notice(f"'{results.path}' holds no finished prompt: left out")
     if regrader.fallback is not None:
         findings.notice(f"{regrader.fallback}; answers were compared as normalised strings meanwhile")
     if not experiments:
-        raise RecapError("; ".join([*findings.problems, *findings.notices]))
-    return compare(_unique(experiments), findings)
+        raise ResultsError("; ".join([*findings.problems, *findings.notices]))
+    return compare(_unique(experiments), findings, with_correlations=not is_brief)
 
 
-def _files(folder: Path, findings: Findings, is_only: bool) -> list[ResultFile]:
-    """The folder's files; one folder of several may be empty, that is a problem and not the end."""
+def _measured(results: Results, folder: str, keys: PromptKeys, on_prompt: OnPrompt | None) -> Measures:
+    name = results.experiment.name
+    measures = Measures(f"{folder}/{name}" if folder else name, folder, results.experiment, results.facts)
+    for record in results.records():
+        key = measures.add(record, keys)
+        if on_prompt is not None:
+            on_prompt(measures, key, record)
+    return measures
+
+
+def _experiments(folder: Path, findings: Findings, regrader: Regrader, is_only: bool) -> list[Results]:
+    """The folder's experiments; one folder of several may be empty, that is a problem and not the end."""
     try:
-        return open_folder(folder, findings)
-    except RecapError as error:
+        return open_folder(folder, findings, regrader)
+    except ResultsError as error:
         if is_only:
             raise
         findings.problem(str(error))
@@ -56,7 +65,7 @@ def _files(folder: Path, findings: Findings, is_only: bool) -> list[ResultFile]:
 
 
 def _unique(experiments: list[Measures]) -> list[Measures]:
-    """Two files of one experiment in a folder (an old name and a new one) get different labels."""
+    """One experiment twice in a folder (under an old name and a new one) gets different labels."""
     seen: dict[str, int] = {}
     for measures in experiments:
         seen[measures.label] = seen.get(measures.label, 0) + 1

@@ -24,7 +24,7 @@ from eager.metrics import (
 )
 from eager.recap.correlation import Correlation, ScipyMissingError, correlations
 from eager.recap.measure import Measures
-from eager.recap.reading import Findings
+from eager.results.findings import Findings
 from eager.words import count
 
 SCORES: dict[str, PromptScore] = {
@@ -70,14 +70,17 @@ class Comparison:
     findings: Findings
 
 
-def compare(experiments: Seq[Measures], findings: Findings) -> Comparison:
+def compare(experiments: Seq[Measures], findings: Findings, *, with_correlations: bool = True) -> Comparison:
     """Score every experiment and pair them all."""
-    rows = tuple(_row(measures, _baseline(measures, experiments), findings) for measures in experiments)
+    rows = []
+    for measures in experiments:
+        found = _correlations(measures, findings) if with_correlations else ()
+        rows.append(_row(measures, _baseline(measures, experiments), found, findings))
     differences = tuple(_difference(b, a) for a, b in combinations(experiments, 2))
     unpaired = [d for d in differences if d.tokens.n_prompts == 0]
     if unpaired:
         findings.notice(f"{count(len(unpaired), 'pair')} of experiments share no prompt and have no difference")
-    return Comparison(rows, differences, findings)
+    return Comparison(tuple(rows), differences, findings)
 
 
 def _baseline(measures: Measures, experiments: Seq[Measures]) -> Measures | None:
@@ -87,11 +90,14 @@ def _baseline(measures: Measures, experiments: Seq[Measures]) -> Measures | None
     return same[0] if same else parallel[0] if len(parallel) == 1 else None
 
 
-def _row(measures: Measures, baseline: Measures | None, findings: Findings) -> Row:
+def _row(measures: Measures, baseline: Measures | None, found: tuple[Correlation, ...], findings: Findings) -> Row:
     scores = summarise([prompt.graded for prompt in measures.prompts.values()])
     if scores.n_ungraded:
         all_sequences = count(scores.n_sequences, "sequence")
         findings.notice(f"{measures.label}: {scores.n_ungraded:,} of {all_sequences} are ungraded")
+    if n_failed := measures.total("n_failed"):
+        failed = count(n_failed, "sequence")
+        findings.notice(f"{measures.label}: {failed} failed: recorded as errors, not as answers")
     return Row(
         measures=measures,
         scores=scores,
@@ -101,7 +107,7 @@ def _row(measures: Measures, baseline: Measures | None, findings: Findings) -> R
         n_discarded=measures.total("n_discarded"),
         saved_against_parallel=_no_score() if baseline is measures else _saved(measures, baseline),
         saved_against_naive=saved_share([(prompt.n_generated, prompt.n_naive) for prompt in measures.prompts.values()]),
-        correlations=_correlations(measures, findings),
+        correlations=found,
     )
 
 

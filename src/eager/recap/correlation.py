@@ -34,9 +34,12 @@ class Correlation:
     spearman_p: float | None
 
 
-def peak_entropies(entropies: NDArray[np.float32]) -> NDArray[np.float64]:
+def peak_entropies(entropies: Seq[float | None]) -> NDArray[np.float64]:
     """The sequence's measure at each of PERCENTILES; NaN where it has no monitored token."""
-    monitored = np.sort(entropies[entropies >= 0]).astype(np.float64)
+    if entropies and entropies[0] is None and entropies.count(None) == len(entropies):
+        return np.full(len(PERCENTILES), np.nan)  # seen without a number being made of each
+    found = np.array(entropies, dtype=np.float64)  # None becomes NaN
+    monitored = np.sort(found[~np.isnan(found)])
     if not monitored.size:
         return np.full(len(PERCENTILES), np.nan)
     thresholds = np.percentile(monitored, PERCENTILES)

@@ -1,4 +1,4 @@
-"""What one pass over a result file keeps: a few numbers a prompt, no texts and no entropies."""
+"""What one pass over an experiment keeps: a few numbers a prompt, no texts and no entropies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from eager.metrics import GradedPrompt
 from eager.recap.correlation import peak_entropies
-from eager.recap.prompt import ReadExperiment, ReadPrompt
+from eager.results.experiment import Experiment, Facts
+from eager.results.scores import graded_prompt
+from eager.store.records import PromptRecord
 
 
 class PromptKeys:
@@ -20,7 +22,7 @@ class PromptKeys:
         self._numbers: dict[tuple[bytes, int], int] = {}
 
     def key(self, prompt: str, occurrence: int) -> int:
-        """The number of the `occurrence`-th prompt of this text in its file."""
+        """The number of the `occurrence`-th prompt of this text in its experiment."""
         digest = hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).digest()
         return self._numbers.setdefault((digest, occurrence), len(self._numbers))
 
@@ -34,6 +36,7 @@ class PromptMeasure:
     n_naive: int
     n_recomputed: int
     n_discarded: int
+    n_failed: int
     peaks: NDArray[np.float64]
 
     @property
@@ -43,28 +46,37 @@ class PromptMeasure:
 
 @dataclass(slots=True)
 class Measures:
-    """One experiment of one folder, by prompt key in the file's order."""
+    """One experiment of one folder, by prompt key in the order it was read."""
 
     label: str
     folder: str
-    experiment: ReadExperiment
+    experiment: Experiment
+    facts: Facts
     prompts: dict[int, PromptMeasure] = field(default_factory=dict)
     _occurrences: dict[str, int] = field(default_factory=dict)
+    _seconds: float = 0.0
 
-    def add(self, prompt: ReadPrompt, keys: PromptKeys) -> int:
+    def add(self, record: PromptRecord, keys: PromptKeys) -> int:
         """Measure a prompt; returns its key."""
-        occurrence = self._occurrences.get(prompt.prompt, 0)
-        self._occurrences[prompt.prompt] = occurrence + 1
-        key = keys.key(prompt.prompt, occurrence)
+        occurrence = self._occurrences.get(record.prompt, 0)
+        self._occurrences[record.prompt] = occurrence + 1
+        key = keys.key(record.prompt, occurrence)
+        self._seconds += record.seconds
         self.prompts[key] = PromptMeasure(
-            graded=GradedPrompt(prompt.correct, prompt.groups),
-            n_generated=prompt.n_generated,
-            n_naive=prompt.n_naive,
-            n_recomputed=prompt.n_recomputed,
-            n_discarded=prompt.n_discarded,
-            peaks=np.array([peak_entropies(e) for e in prompt.entropies]),
+            graded=graded_prompt(record),
+            n_generated=record.n_tokens,
+            n_naive=record.n_tokens_naive,
+            n_recomputed=record.n_recomputed,
+            n_discarded=record.n_discarded,
+            n_failed=sum(sequence.finish_reason == "error" for sequence in record.sequences),
+            peaks=np.array([peak_entropies(sequence.entropies) for sequence in record.sequences]),
         )
         return key
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall seconds of generating; None where nobody noted them."""
+        return self.facts.seconds if self.facts.seconds is not None else self._seconds or None
 
     def total(self, name: str) -> int:
         """The sum of a number over the prompts."""

@@ -16,20 +16,20 @@ from eager.words import DASH, MINUS, decimal
 _MOST_PAIRS = 15
 
 
-def print_comparison(comparison: Comparison, console: Console) -> None:
-    """Print the tables; headings, notices and problems included."""
-    for part in _parts(comparison):
+def print_comparison(comparison: Comparison, console: Console, *, is_brief: bool = False) -> None:
+    """Print the tables, heading and notices included; `is_brief`: cost, scores and differences only."""
+    for part in _parts(comparison, is_brief):
         console.print(part)
         console.print()
     for notice in comparison.findings.notices:
         console.print(Text(f"note: {notice}", style="dim"))
 
 
-def _parts(comparison: Comparison) -> Iterator[RenderableType]:
+def _parts(comparison: Comparison, is_brief: bool) -> Iterator[RenderableType]:
     yield _heading(comparison)
     yield _costs(comparison)
     yield _scores(comparison)
-    if any(len(row.scores.pass_at_curve) > 1 for row in comparison.rows):
+    if not is_brief and any(len(row.scores.pass_at_curve) > 1 for row in comparison.rows):
         yield _curves(comparison)
     if comparison.differences:
         yield _differences(comparison)
@@ -40,7 +40,7 @@ def _parts(comparison: Comparison) -> Iterator[RenderableType]:
 def _heading(comparison: Comparison) -> Text:
     text = Text()
     for row in {row.measures.folder: row for row in comparison.rows}.values():
-        said = row.measures.experiment
+        said = row.measures.facts
         facts = [said.model_name, said.data_name, None if said.max_sequences is None else f"M = {said.max_sequences}"]
         facts += [None if said.temperature is None else f"temperature {said.temperature:g}", row.measures.folder]
         text.append(" · ".join(str(fact) for fact in facts if fact) + "\n", style="bold")
@@ -59,12 +59,13 @@ def _table(title: str, first: str, *columns: str) -> Table:
 
 
 def _costs(comparison: Comparison) -> Table:
-    names = ("prompts", "sequences", "tokens", "naive tokens", "saved against parallel", "against naive")
+    names = ("prompts", "sequences", "tokens", "naive tokens", "saved against parallel", "against naive", "seconds")
     table = _table("What it cost", "experiment", *names)
     for row in comparison.rows:
         numbers = (len(row.measures.prompts), row.scores.n_sequences, row.n_generated, row.n_naive)
         shares = (percent(row.saved_against_parallel), percent(row.saved_against_naive))
-        table.add_row(Text(row.measures.label), *(f"{number:,}" for number in numbers), *shares)
+        seconds = DASH if row.measures.seconds is None else decimal(row.measures.seconds)
+        table.add_row(Text(row.measures.label), *(f"{number:,}" for number in numbers), *shares, seconds)
     return table
 
 

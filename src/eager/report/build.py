@@ -6,11 +6,12 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from pathlib import Path
 
-from eager.recap import Comparison, RecapError, recap
+from eager.atomic import replacing
+from eager.recap import Comparison, recap
 from eager.report.collected import Collected
 from eager.report.page import write_page
 from eager.report.plots import PLOTS, save_plot
-from eager.store import replacing
+from eager.results.findings import ResultsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Report:
 
 
 def write_report(folders: Seq[Path], page: Path) -> Report:
-    """Write `page` and, in a folder beside it, every plot as PNG and SVG. Raises RecapError."""
+    """Write `page` and, in a folder beside it, every plot as PNG and SVG. Raises ResultsError."""
     collected = Collected()
     comparison = recap(folders, collected.see)
     plot_folder = page.parent / f"{page.stem}_plots"
@@ -36,5 +37,5 @@ def write_report(folders: Seq[Path], page: Path) -> Report:
         with replacing(page) as file:
             write_page(file, comparison, collected, figures)
     except OSError as error:
-        raise RecapError(f"cannot write '{page}' ({error.strerror}): give another --output") from None
+        raise ResultsError(f"cannot write '{page}' ({error.strerror}): give another --output") from None
     return Report(page, tuple(written), comparison)

@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from eager.recap.measure import Measures
-from eager.recap.prompt import ReadPrompt
 from eager.report.detail import ANSWER_CHARACTERS, packed_detail
+from eager.store.records import PromptRecord
 from eager.words import one_line, visible
 
 _LISTED_CHARACTERS = 400
@@ -40,16 +40,16 @@ class Collected:
     listed: dict[int, Listed] = field(default_factory=dict)
     details: dict[tuple[int, str], str] = field(default_factory=dict)
 
-    def see(self, measures: Measures, key: int, prompt: ReadPrompt) -> None:
+    def see(self, measures: Measures, key: int, record: PromptRecord) -> None:
         """Called with every prompt of every experiment."""
         if key not in self.listed:
-            target = None if prompt.target is None else visible(prompt.target[:ANSWER_CHARACTERS])
-            self.listed[key] = Listed(prompt.index, one_line(prompt.prompt, _LISTED_CHARACTERS), target)
-        self.details[key, measures.label] = packed_detail(prompt)
+            target = None if record.target is None else visible(record.target[:ANSWER_CHARACTERS])
+            self.listed[key] = Listed(record.prompt_index, one_line(record.prompt, _LISTED_CHARACTERS), target)
+        self.details[key, measures.label] = packed_detail(record)
         branches = self.branches.setdefault(measures.label, Branches())
-        for branch in prompt.branches:
+        for branch in record.branches:
             branches.positions.append(branch.position)
             branches.entropies.append(branch.entropy)
             branches.thresholds.add(round(branch.threshold, 4))
             if branch.new_token is not None:
-                branches.pairs[branch.kept_token, branch.new_token] += 1
+                branches.pairs[branch.kept_token or "", branch.new_token] += 1

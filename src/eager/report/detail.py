@@ -8,7 +8,8 @@ import zlib
 from typing import Any
 
 from eager.prefix import common_prefix
-from eager.recap.prompt import ReadBranch, ReadPrompt
+from eager.store.records import PromptRecord, SequenceRecord
+from eager.types import Branch
 from eager.words import visible
 
 PROMPT_CHARACTERS = 4000
@@ -19,64 +20,68 @@ AFTER_CHARACTERS = 140
 ENDING_CHARACTERS = 360
 
 
-def packed_detail(prompt: ReadPrompt) -> str:
+def packed_detail(record: PromptRecord) -> str:
     """The detail as base64 of deflated JSON: nothing of a model's text stands in the page as it is."""
-    data = json.dumps(detail(prompt), separators=(",", ":")).encode()
+    data = json.dumps(detail(record), separators=(",", ":")).encode()
     return base64.b64encode(zlib.compress(data, 6)).decode("ascii")
 
 
-def detail(prompt: ReadPrompt) -> dict[str, Any]:
+def detail(record: PromptRecord) -> dict[str, Any]:
     """JSON data for report.js; every text visible (see `words`) and cut."""
     return {
-        "prompt": visible(prompt.prompt[:PROMPT_CHARACTERS]),
-        "isCut": len(prompt.prompt) > PROMPT_CHARACTERS,
-        "target": None if prompt.target is None else visible(prompt.target[:ANSWER_CHARACTERS]),
-        "generated": prompt.n_generated,
-        "naive": prompt.n_naive,
-        "sequences": [_sequence(prompt, seq) for seq in range(prompt.n_sequences)],
-        "forks": [_fork(prompt, branch) for branch in prompt.branches if branch.new_seq is not None],
+        "prompt": visible(record.prompt[:PROMPT_CHARACTERS]),
+        "isCut": len(record.prompt) > PROMPT_CHARACTERS,
+        "target": None if record.target is None else visible(record.target[:ANSWER_CHARACTERS]),
+        "generated": record.n_tokens,
+        "naive": record.n_tokens_naive,
+        "sequences": [_sequence(sequence) for sequence in record.sequences],
+        "forks": [_fork(record, branch) for branch in record.branches if branch.new_seq is not None],
     }
 
 
-def _sequence(prompt: ReadPrompt, seq: int) -> dict[str, Any]:
-    answer = prompt.answers[seq]
-    own = prompt.texts[seq][prompt.prompt_characters :]
+def _sequence(sequence: SequenceRecord) -> dict[str, Any]:
+    answer = sequence.answer
     return {
-        "parent": prompt.parents[seq],
-        "fork": prompt.forks[seq],
-        "tokens": int(prompt.entropies[seq].size),
-        "correct": prompt.correct[seq],
+        "parent": sequence.parent,
+        "fork": sequence.fork,
+        "tokens": sequence.n_tokens,
+        "correct": sequence.correct,
         "answer": None if answer is None else visible(answer[:ANSWER_CHARACTERS]),
-        "finish": prompt.finish_reasons[seq],
-        "ending": visible(own[-ENDING_CHARACTERS:]),
+        "finish": sequence.finish_reason,
+        "ending": visible(sequence.text[-ENDING_CHARACTERS:]),
     }
 
 
-def _fork(prompt: ReadPrompt, branch: ReadBranch) -> dict[str, Any]:
-    before, after_kept, after_new = _texts_around(prompt, branch)
+def _fork(record: PromptRecord, branch: Branch) -> dict[str, Any]:
+    before, after_kept, after_new = _texts_around(record, branch)
     return {
         "parent": branch.seq,
         "child": branch.new_seq,
         "position": branch.position,
         "entropy": round(branch.entropy, 4),
         "threshold": round(branch.threshold, 4),
-        "kept": visible(branch.kept_token[:TOKEN_CHARACTERS]),
-        "new": None if branch.new_token is None else visible(branch.new_token[:TOKEN_CHARACTERS]),
-        "sampled": visible(branch.sampled_token[:TOKEN_CHARACTERS]),
+        "kept": _token(branch.kept_token),
+        "new": _token(branch.new_token),
+        "sampled": _token(branch.sampled_token),
         "before": visible(before),
         "afterKept": visible(after_kept),
         "afterNew": visible(after_new),
     }
 
 
-def _texts_around(prompt: ReadPrompt, branch: ReadBranch) -> tuple[str, str, str]:
+def _token(token: str | None) -> str | None:
+    return None if token is None else visible(token[:TOKEN_CHARACTERS])
+
+
+def _texts_around(record: PromptRecord, branch: Branch) -> tuple[str, str, str]:
     """The text before the fork, and what followed either token."""
     if branch.seq is None or branch.new_seq is None:
-        return branch.before[-BEFORE_CHARACTERS:], "", ""
-    parent, child = prompt.texts[branch.seq], prompt.texts[branch.new_seq]
-    start = fork_character(parent, child, branch.before, prompt.prompt_characters)
-    before = parent[max(prompt.prompt_characters, start - BEFORE_CHARACTERS) : start]
-    return before, _after(parent, start, branch.kept_token), _after(child, start, branch.new_token or "")
+        return branch.text_before[-BEFORE_CHARACTERS:], "", ""
+    parent, child = (record.prompt_text + record.sequences[seq].text for seq in (branch.seq, branch.new_seq))
+    n_prompt = len(record.prompt_text)
+    start = fork_character(parent, child, branch.text_before, n_prompt)
+    before = parent[max(n_prompt, start - BEFORE_CHARACTERS) : start]
+    return before, _after(parent, start, branch.kept_token or ""), _after(child, start, branch.new_token or "")
 
 
 def fork_character(parent: str, child: str, before: str, prompt_characters: int) -> int:

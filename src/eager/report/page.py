@@ -12,7 +12,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from eager.recap.compare import Comparison
-from eager.recap.naming import title
 from eager.report.collected import Collected
 from eager.report.sections import cards, correlation_lines, facts, subject
 from eager.words import count, decimal, visible
@@ -56,7 +55,6 @@ def environment() -> Environment:
         percentile="p {:g}".format,
         percent=lambda share, signed=False: decimal(100 * share, signed=signed),
         thousands="{:,}".format,
-        title=lambda experiment: title(experiment.kind, experiment.threshold),
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return environment
@@ -72,7 +70,7 @@ def _data(comparison: Comparison, collected: Collected) -> dict[str, Any]:
     experiments = [
         {
             "label": row.measures.label,
-            "title": title(row.measures.experiment.kind, row.measures.experiment.threshold),
+            "title": row.measures.experiment.title,
             "folder": row.measures.folder,
             "kind": row.measures.experiment.kind,
         }

@@ -18,7 +18,6 @@ from matplotlib.ticker import MaxNLocator
 from eager.metrics import Score, per_prompt, prompt_pass_rate
 from eager.recap.compare import Comparison, Row
 from eager.recap.correlation import PERCENTILES
-from eager.recap.naming import title
 from eager.report.collected import Branches
 from eager.report.style import GRID, INK, KIND_COLOURS, KIND_MARKERS, MUTED, RC, inline_svg, line_style
 from eager.words import one_line
@@ -50,7 +49,7 @@ def _figure(n_panels: int, height: float, **options: Any) -> tuple[Figure, list[
 def name_of(row: Row) -> str:
     """The experiment as legends say it."""
     measures = row.measures
-    name = title(measures.experiment.kind, measures.experiment.threshold)
+    name = measures.experiment.title
     return f"{name} ({measures.folder})" if measures.folder else name
 
 

@@ -12,15 +12,15 @@ from eager.words import count
 
 def subject(comparison: Comparison) -> str:
     """Models and data: the page's title."""
-    said = [row.measures.experiment for row in comparison.rows]
-    tasks = ", ".join(_different(experiment.data_name for experiment in said))
-    name = " and ".join(_different(experiment.model_name for experiment in said)) or "A run"
+    said = [row.measures.facts for row in comparison.rows]
+    tasks = ", ".join(_different(facts.data_name for facts in said))
+    name = " and ".join(_different(facts.model_name for facts in said)) or "A run"
     return f"{name} on {tasks}" if tasks else name
 
 
 def facts(comparison: Comparison) -> list[str]:
     """How many prompts there are, and the settings, each value once."""
-    said = [row.measures.experiment for row in comparison.rows]
+    said = [row.measures.facts for row in comparison.rows]
     facts = [count(max(len(row.measures.prompts) for row in comparison.rows), "prompt")]
     facts += [f"up to {m} sequences each" for m in _different(_number(e.max_sequences) for e in said)[:1]]
     facts += [f"temperature {t}" for t in _different(_number(e.temperature) for e in said)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence as Seq
 from dataclasses import replace
@@ -23,7 +24,8 @@ from eager.store.records import PromptRecord, from_line, to_line
 
 FORMAT_VERSION = 1
 JOURNAL_NAME = "journal.jsonl"
-
+# How this version writes a record: its line is parsed only when it is asked for.
+_RECORD = re.compile(rb'\{"record":\{"experiment":"(?P<experiment>[\w.+-]+)","prompt_index":(?P<index>\d+),')
 
 _Key = tuple[str, int]  # experiment, prompt index
 
@@ -68,21 +70,27 @@ class Journal:
         return self._counts[experiment]
 
     def read(self, experiment: str, prompt_index: int) -> PromptRecord:
-        """The record of a finished prompt. Raises KeyError where there is none."""
-        offset, size = self._places[experiment, prompt_index]
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            record = from_line(json.loads(file.read(size))["record"])
-        if (experiment, prompt_index) not in self._grades:
-            return record
-        graded = zip(record.sequences, *self._grades[experiment, prompt_index], strict=True)
-        sequences = tuple(replace(s, answer=answer, correct=correct) for s, answer, correct in graded)
-        return replace(record, sequences=sequences)
+        """The record of a finished prompt, with the grades found last. Raises StoreError where there is none."""
+        try:
+            record = from_line(self._line_at(*self._places[experiment, prompt_index])["record"])
+            answers, correct = self._grades.get((experiment, prompt_index), (None, None))
+            return record if answers is None or correct is None else _graded(record, answers, correct)
+        except (KeyError, TypeError, ValueError):
+            raise StoreError(
+                f"'{self.path}' holds no whole record of {experiment}, prompt {prompt_index}: restore the file,"
+                " or start in another folder"
+            ) from None
 
     def records(self, experiment: str) -> Iterator[PromptRecord]:
         """The experiment's records by prompt index, one at a time in memory."""
         for prompt_index in self.prompts(experiment):
             yield self.read(experiment, prompt_index)
+
+    def _line_at(self, offset: int, size: int) -> dict[str, Any]:
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            line: dict[str, Any] = json.loads(file.read(size))
+            return line
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -177,11 +185,12 @@ class Journal:
         with self.path.open("rb") as file:
             for number, data in enumerate(file, start=1):
                 if data.endswith(b"\n"):  # a reader may meet a line that is just being written
-                    line = self._parse(data, number)
                     if number == 1:
-                        self.settings = self._settings_of(line)
+                        self.settings = self._settings_of(self._parse(data, number))
+                    elif (start := _RECORD.match(data)) and data.endswith(b"}}\n"):
+                        self._place((start["experiment"].decode(), int(start["index"])), (offset, len(data)))
                     else:
-                        self._note(line, number, (offset, len(data)))
+                        self._note(self._parse(data, number), number, (offset, len(data)))
                 offset += len(data)
 
     def _parse(self, data: bytes, number: int) -> dict[str, Any]:
@@ -234,3 +243,9 @@ class Journal:
 
 def _key(item: dict[str, Any]) -> _Key:
     return str(item["experiment"]), int(item["prompt_index"])
+
+
+def _graded(record: PromptRecord, answers: Seq[str | None], correct: Seq[bool | None]) -> PromptRecord:
+    """The record with other grades; classes of the old answers no longer hold."""
+    graded = zip(record.sequences, answers, correct, strict=True)
+    return replace(record, sequences=tuple(replace(s, answer=a, correct=c, group=None) for s, a, c in graded))

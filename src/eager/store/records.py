@@ -15,23 +15,30 @@ _ENTROPY_PLACES = 4
 class SequenceRecord:
     """A finished sequence with its text and grade.
 
-    `token_ids` and `entropies` are its own only: the first `fork` tokens are those of `parent`, an index into the
-    prompt's sequences. `text` is the whole generated text. `correct` None means ungraded, `answer` None none found.
+    `token_ids` and `entropies` (nats, None for a token that was not monitored) are its own only: the first `fork`
+    tokens are those of `parent`, an index into the prompt's sequences. `text` is the whole generated text. `correct`
+    None means ungraded, `answer` None none found. `group` numbers the class of equivalent answers among all of the
+    prompt's sequences. A result file says no ids and perhaps no finish_reason, a journal of old no group: None.
     """
 
-    token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...] | None
     entropies: tuple[float | None, ...]
     text: str
-    finish_reason: FinishReason
+    finish_reason: FinishReason | None
     parent: int | None = None
     fork: int = 0
     answer: str | None = None
     correct: bool | None = None
     error: str | None = None
+    group: int | None = None
+
+    @property
+    def n_own_tokens(self) -> int:
+        return len(self.entropies)
 
     @property
     def n_tokens(self) -> int:
-        return self.fork + len(self.token_ids)
+        return self.fork + self.n_own_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +65,7 @@ class PromptRecord:
     @property
     def n_tokens(self) -> int:
         """Tokens generated, a shared prefix counted once."""
-        return sum(len(sequence.token_ids) for sequence in self.sequences)
+        return sum(sequence.n_own_tokens for sequence in self.sequences)
 
     @property
     def n_tokens_naive(self) -> int:

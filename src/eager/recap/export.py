@@ -33,7 +33,10 @@ def _experiment(row: Row) -> dict[str, Any]:
     return {
         "label": measures.label,
         "folder": measures.folder,
+        "name": measures.experiment.name,
         **asdict(measures.experiment),
+        **asdict(measures.facts),
+        "seconds": measures.seconds,
         "n_prompts_read": len(measures.prompts),
         "n_sequences": row.scores.n_sequences,
         "tokens": {name.removeprefix("n_"): getattr(row, name) for name in _COUNTS},

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 import warnings
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 # What no honest file reaches: an answer is a line, a branch a few dozen characters.
-MAX_CHARACTERS = 4_000_000
+_MAX_CHARACTERS = 4_000_000
 _MAX_DEPTH = 2
 _MAX_SIGNS = 10_000
 _STRING = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
 
 
 class UnreadableError(ValueError):
-    """A string that is not what it should be; the message says what it is instead."""
+    """A value that is not what it should be; the message says what it is instead."""
 
 
 def parse_literal(text: str) -> Any:
@@ -27,7 +25,7 @@ def parse_literal(text: str) -> Any:
 
     `ast.literal_eval` runs nothing, but nesting and size can exhaust it: both are looked at first.
     """
-    if len(text) > MAX_CHARACTERS:
+    if len(text) > _MAX_CHARACTERS:
         raise UnreadableError(f"{len(text)} characters long")
     skeleton = _STRING.sub("", text)
     if sum(map(skeleton.count, "([{")) > _MAX_DEPTH or skeleton.count("-") + skeleton.count("+") > _MAX_SIGNS:
@@ -47,27 +45,18 @@ def parse_answers(value: Any) -> list[str | None]:
         raise UnreadableError("not a list")
     if not all(answer is None or isinstance(answer, (str, int, float)) for answer in answers):
         raise UnreadableError("not a list of strings")
-    return [None if answer is None or answer == "" else str(answer) for answer in answers]
+    return [None if answer is None else str(answer) for answer in answers]
 
 
-def parse_branch(value: Any) -> dict[str, Any]:
-    """One of `recorded_branches`: the repr of a dict, or the dict itself."""
-    branch = parse_literal(value) if isinstance(value, str) else value
-    if not isinstance(branch, dict):
-        raise UnreadableError("not a dict")
-    return branch
-
-
-def parse_entropies(value: Any) -> NDArray[np.float32]:
+def parse_entropies(value: Any) -> list[float]:
     """One of `entropies`: the repr of a list of floats, sentinels included, or the list itself.
 
     Read as JSON, which a list of floats is: twenty times faster than as Python.
     """
     try:
         numbers = json.loads(value) if isinstance(value, str) else value
-        array = np.array(numbers, dtype=np.float32)
+        if isinstance(numbers, list) and math.isfinite(sum(numbers)):
+            return numbers
     except (ValueError, TypeError, RecursionError, OverflowError):
-        raise UnreadableError("not a list of numbers") from None
-    if array.ndim != 1 or (array.size and not np.isfinite(array).all()):
-        raise UnreadableError("not a list of finite numbers")
-    return array
+        pass
+    raise UnreadableError("not a list of finite numbers")

@@ -1,0 +1,200 @@
+"""Grades the code in one output folder, whoever wrote it, and writes the grades back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter, deque
+from collections.abc import Callable, Sequence as Seq
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from eager.atomic import replacing, replacing_bytes
+from eager.code_eval.checker import Checker, Verdict
+from eager.code_eval.errors import CodeEvalError
+from eager.code_eval.extract import own_words
+from eager.code_eval.humaneval import CodeProblem
+from eager.grading import MathGrader
+from eager.metrics import Summary
+from eager.results.findings import Findings
+from eager.results.folder import Results, open_folder
+from eager.results.scores import Grades, Regrader
+from eager.store.journal import JOURNAL_NAME, Journal
+from eager.store.records import PromptRecord
+
+BACKUP = ".before-eval"
+SIDECAR = ".code.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One experiment after grading; the counts are over its graded sequences."""
+
+    path: Path
+    scores: Summary
+    n_base: int
+    n_plus: int
+    reasons: Counter[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A prompt that is one of the problems. A verdict is None where the sequence failed before it was an answer."""
+
+    prompt_index: int
+    task: str
+    verdicts: list[Verdict | None]
+
+
+@dataclass
+class Grading:
+    """How to grade, and what a reader should know: `problems` gathers a sentence for all that could not be graded."""
+
+    checker: Checker
+    n_workers: int
+    say: Callable[[str, int, int], None]
+    problems: list[str] = field(default_factory=list)
+
+    def judge(self, results: Results) -> list[Judged]:
+        """The experiment's prompts that are problems; several texts at once, few prompts in memory."""
+        waiting: deque[tuple[int, str | None, list[Future[Verdict] | None]]] = deque()
+        judged: list[Judged | None] = []
+        with ThreadPoolExecutor(self.n_workers) as pool:
+            try:
+                for record in results.records():
+                    waiting.append(self._submit(pool, results, record))
+                    if len(waiting) > 2 * self.n_workers:
+                        judged.append(self._finish(waiting, results, len(judged) + 1))
+                while waiting:
+                    judged.append(self._finish(waiting, results, len(judged) + 1))
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+        return [one for one in judged if one is not None]
+
+    def _submit(
+        self, pool: ThreadPoolExecutor, results: Results, record: PromptRecord
+    ) -> tuple[int, str | None, list[Future[Verdict] | None]]:
+        problem = self._find(results, record)
+        if problem is None:
+            return record.prompt_index, None, []
+        texts = _own_texts(record, results.facts.is_published)
+        futures = [None if text is None else pool.submit(self.checker.check_text, problem, text) for text in texts]
+        return record.prompt_index, problem.task_id, futures
+
+    def _finish(
+        self, waiting: deque[tuple[int, str | None, list[Future[Verdict] | None]]], results: Results, n_done: int
+    ) -> Judged | None:
+        index, task, futures = waiting.popleft()
+        verdicts = [None if future is None else future.result() for future in futures]
+        self.say(results.path.stem, n_done, results.facts.n_prompts or 0)
+        return None if task is None else Judged(index, task, verdicts)
+
+    def _find(self, results: Results, record: PromptRecord) -> CodeProblem | None:
+        """The problem that a prompt is; what is none of EvalPlus's is noted."""
+        problem = self.checker.problems.find(record.meta, record.prompt)
+        if problem is None:
+            self.problems.append(
+                f"'{results.path}', prompt {record.prompt_index} is none of the problems: left ungraded"
+            )
+        return problem
+
+
+def grade_folder(folder: Path, wanted: Seq[str], grading: Grading) -> list[Outcome]:
+    """Grade the experiments named in `wanted` (all if empty), and those that they build on.
+
+    `wanted` holds names of experiments, or of result files without .json. Raises CodeEvalError, ResultsError or
+    StoreError where nothing can be graded or written.
+    """
+    findings = Findings()
+    with _locked_journal(folder) as journal, MathGrader() as grader:
+        everything = open_folder(folder, findings, journal=journal)
+        chosen = _chosen(folder, everything, wanted)
+        outcomes = []
+        for results in chosen:
+            judged = grading.judge(results)
+            if judged and results.is_whole:  # a damaged file stays as it is
+                outcomes.append(_write(results, judged, Regrader(grader)))
+        if outcomes:
+            _rewrite_dependents(everything, chosen, Regrader(grader))
+    grading.problems.extend(findings.problems)
+    if not outcomes:
+        why = f" ({'; '.join(grading.problems)})" if grading.problems else ""
+        raise CodeEvalError(
+            f"'{folder}' holds no HumanEval+ prompt that can be graded{why}: give a run of evalplus/humanevalplus"
+        )
+    return outcomes
+
+
+def _locked_journal(folder: Path) -> AbstractContextManager[Journal | None]:
+    """The folder's journal, so that no run writes to it meanwhile. Raises StoreError."""
+    if not (folder / JOURNAL_NAME).is_file():
+        return nullcontext()
+    return closing(Journal(folder, Journal(folder).settings))
+
+
+def _chosen(folder: Path, everything: Seq[Results], wanted: Seq[str]) -> list[Results]:
+    names = {results: {results.path.stem, results.experiment.name} for results in everything}
+    unknown = [name for name in wanted if name not in set().union(*names.values())]
+    if unknown:
+        there = ", ".join(results.path.stem for results in everything)
+        raise CodeEvalError(f"'{folder}' has no experiment '{unknown[0]}': choose from {there}")
+    named = [results for results in everything if not wanted or names[results] & set(wanted)]
+    bases = {results.builds_on for results in named}
+    return [results for results in everything if results in named or results.experiment in bases]
+
+
+def _rewrite_dependents(everything: Seq[Results], chosen: Seq[Results], regrader: Regrader) -> None:
+    """Experiments that were not asked for, but list the sequences of one that was."""
+    graded = {results.experiment for results in chosen}
+    for results in everything:
+        if results not in chosen and results.builds_on in graded:
+            keep_original(results.path)
+            results.regrade({}, regrader)
+
+
+def _own_texts(record: PromptRecord, is_published: bool) -> list[str | None]:
+    """What each sequence says itself; None where it failed. A published file does not say where its prompt ends."""
+    texts = [None if sequence.finish_reason == "error" else sequence.text for sequence in record.sequences]
+    if not is_published:
+        return texts
+    return [None if text is None else own_words(record.prompt_text + text, record.prompt) for text in texts]
+
+
+def _write(results: Results, judged: Seq[Judged], regrader: Regrader) -> Outcome:
+    keep_original(results.path)
+    scores = results.regrade({one.prompt_index: _grades(one) for one in judged}, regrader)
+    verdicts = [verdict for one in judged for verdict in one.verdicts if verdict is not None]
+    _write_sidecar(results.path.with_name(results.path.stem + SIDECAR), judged)
+    return Outcome(
+        path=results.path,
+        scores=scores,
+        n_base=sum(verdict.base for verdict in verdicts),
+        n_plus=sum(verdict.is_correct for verdict in verdicts),
+        reasons=Counter(verdict.reason for verdict in verdicts if verdict.reason is not None),
+    )
+
+
+def _grades(judged: Judged) -> Grades:
+    """As `extracted_answers` has them: '1' where base and plus tests pass, else '0'."""
+    correct = [None if verdict is None else verdict.is_correct for verdict in judged.verdicts]
+    return Grades([None if grade is None else str(int(grade)) for grade in correct], correct)
+
+
+def keep_original(path: Path) -> None:
+    """Keep `path` as it was before its first evaluation."""
+    backup = path.with_name(path.name + BACKUP)
+    if path.is_file() and not backup.exists():
+        with path.open("rb") as source, replacing_bytes(backup) as copy:
+            shutil.copyfileobj(source, copy)
+
+
+def _write_sidecar(path: Path, judged: Seq[Judged]) -> None:
+    """A line a graded sequence."""
+    with replacing(path) as file:
+        for one in judged:
+            for sequence, verdict in enumerate(one.verdicts):
+                if verdict is not None:
+                    head = {"task": one.task, "prompt_index": one.prompt_index, "sequence": sequence}
+                    file.write(json.dumps({**head, **asdict(verdict)}) + "\n")
