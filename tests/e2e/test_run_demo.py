@@ -39,7 +39,8 @@ def test_template_kwargs_and_system_prompt_are_in_the_prompt(tmp_path):
     assert done.returncode == 0, done.stderr
     entry = result(tmp_path)["default-generations"][0]
     prompt = entry["generations"][0][: entry["prompt_characters"]]
-    assert prompt == f"[system cheerful] Be brief.\n[user cheerful] {entry['prompt']}\n[assistant]"
+    assert prompt.startswith("[system cheerful] Be brief.\n[user cheerful] ")  # the task's examples follow
+    assert prompt.endswith(f"[user cheerful] {entry['prompt']}\n[assistant]")
     settings = result(tmp_path)["extra"]["settings"]
     assert (settings["system_prompt"], settings["chat_template_kwargs"]) == ("Be brief.", {"mood": "cheerful"})
     assert settings["type_v"] == "q8_0"
