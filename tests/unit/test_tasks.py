@@ -197,7 +197,7 @@ def test_the_published_style_puts_its_sentence_before_a_gpqa_question(tmp_path: 
 
 
 def test_an_instruction_of_ones_own_goes_before_any_style(tmp_path: Path) -> None:
-    """--instruction is what is asked, whatever --prompt_style says; the demo has no published style and keeps its own."""
+    """--instruction is what is asked, whatever --prompt_style says; the demo has one style only."""
     path = write_jsonl(tmp_path / "rows.jsonl", [{"p": "P"}])
     loaded = load("mine", data_path=path, prompt_field="p", instruction="Be brief.", prompt_style="published")
     assert loaded.instruction == "Be brief."
