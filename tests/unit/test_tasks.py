@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from eager.grading import Graded, MathGrader
-from eager.tasks import TASKS, TaskError, load
+from eager.tasks import TASKS, Problem, TaskError, load
 from eager.tasks.base import as_text
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
@@ -47,6 +47,10 @@ TARGETS = {
     "HuggingFaceH4/MATH-500": r"\frac{x}{2}",
     "demo": "2",
 }
+
+
+def problem(name: str) -> Problem:
+    return TASKS[name].to_problem(ROWS[name], 0)
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -174,6 +178,31 @@ def test_the_instruction_can_be_replaced(tmp_path: Path, instruction: str, conte
     path = write_jsonl(tmp_path / "rows.jsonl", [{"p": "P {x}"}])
     loaded = load("mine", data_path=path, prompt_field="p", instruction=instruction)
     assert loaded.messages(loaded.problems[0])[-1]["content"] == content
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if name not in ("fingertap/GPQA-Diamond", "demo")])
+def test_the_published_style_sends_the_bare_problem(tmp_path: Path, name: str) -> None:
+    """The paper's code asks the problem and nothing else, HumanEval's with its indentation."""
+    path = write_jsonl(tmp_path / "rows.jsonl", [ROWS[name]])
+    loaded = load(name, data_path=path, prompt_style="published")
+    assert loaded.messages(loaded.problems[0]) == [{"role": "user", "content": loaded.problems[0].prompt}]
+
+
+def test_the_published_style_puts_its_sentence_before_a_gpqa_question(tmp_path: Path) -> None:
+    """Without a space between the two, as the paper's code does."""
+    name = "fingertap/GPQA-Diamond"
+    path = write_jsonl(tmp_path / "rows.jsonl", [ROWS[name]])
+    content = load(name, data_path=path, prompt_style="published").messages(problem(name))[-1]["content"]
+    assert content.startswith(r"Answer the following question using \boxed{} environment")
+    assert content.endswith(r"(example: \boxed{A}).Which is even?" + "\n\nA. 1\nB. 2\nC. 3\nD. 5")
+
+
+def test_an_instruction_of_ones_own_goes_before_any_style(tmp_path: Path) -> None:
+    """--instruction is what is asked, whatever --prompt_style says; the demo has one style only."""
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"p": "P"}])
+    loaded = load("mine", data_path=path, prompt_field="p", instruction="Be brief.", prompt_style="published")
+    assert loaded.instruction == "Be brief."
+    assert load("demo", prompt_style="published") == load("demo")
 
 
 def test_every_task_says_how_to_answer() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eager.tasks.aime import AIME_2024, AIME_2025
-from eager.tasks.base import HubSource, LoadedTask, Problem, Task, TaskError
+from eager.tasks.base import HubSource, LoadedTask, Problem, PromptStyle, Task, TaskError
 from eager.tasks.demo import DATA as DEMO_DATA, DEMO
 from eager.tasks.gpqa import GPQA_DIAMOND
 from eager.tasks.gsm8k import GSM8K
@@ -16,7 +16,7 @@ from eager.tasks.local import local_task, with_fields
 from eager.tasks.math500 import MATH_500
 from eager.tasks.rows import read_file, read_hub
 
-__all__ = ["TASKS", "HubSource", "LoadedTask", "Problem", "Task", "TaskError", "load"]
+__all__ = ["TASKS", "HubSource", "LoadedTask", "Problem", "PromptStyle", "Task", "TaskError", "load"]
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -32,20 +32,21 @@ def load(
     target_field: str | None = None,
     limit: int | None = None,
     instruction: str | None = None,
+    prompt_style: PromptStyle = "instructed",
     system_prompt: str | None = None,
 ) -> LoadedTask:
     """The task called `name` with its (first `limit`) problems; TaskError says in one sentence what is wrong.
 
     From the hub, or from the file `data_path`: in the benchmark's own columns, or in `prompt_field` and
-    `target_field`, which a name of the user's own needs. `instruction` replaces the task's, `system_prompt`
-    comes before everything.
+    `target_field`, which a name of the user's own needs. `prompt_style` chooses between the task's instruction and the
+    published code's; `instruction` replaces either, `system_prompt` comes before everything.
     """
     if limit is not None and limit < 1:
         raise TaskError(f"the limit is {limit}: ask for at least one problem")
     task = _choose(name, data_path, prompt_field, target_field)
     rows, source = _rows(task, data_path)
     problems = _problems(task, rows[:limit], source)
-    instruction = task.instruction if instruction is None else instruction
+    instruction = task.instruction_in(prompt_style) if instruction is None else instruction
     return LoadedTask(task, problems, instruction, system_prompt)
 
 

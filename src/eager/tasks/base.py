@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from eager.errors import EagerError
 from eager.grading import AnswerKind, Fallback, Graded, MathGrader, grade
 
 Row: TypeAlias = Mapping[str, Any]
+PromptStyle = Literal["instructed", "published"]
 
 BOXED_INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
 PROBLEM_MARK = "{problem}"
@@ -40,8 +41,9 @@ class HubSource:
 class Task:
     """One benchmark. `to_problem` makes a Problem of a row (that has `columns`) and its index, or raises TaskError.
 
-    `instruction` comes after the problem, or around it where it contains {problem}. `examples` are (problem, answer)
-    turns that come first in the chat.
+    `instruction` comes after the problem, or around it where it contains {problem}. `published_instruction` is what
+    the paper's code asks with in its place: nothing, mostly; None where it does not know the task. `examples` are
+    (problem, answer) turns that come first in the chat.
     """
 
     name: str
@@ -51,9 +53,15 @@ class Task:
     answer_kind: AnswerKind
     columns: tuple[str, ...]
     to_problem: Callable[[Row, int], Problem]
+    published_instruction: str | None = ""
     hub: HubSource | None = None
     fallback: Fallback = "none"
     examples: tuple[tuple[str, str], ...] = ()
+
+    def instruction_in(self, style: PromptStyle) -> str:
+        """How the task asks in this style; one that the published code does not know has only its own."""
+        is_published = style == "published" and self.published_instruction is not None
+        return (self.published_instruction or "") if is_published else self.instruction
 
 
 @dataclass(frozen=True)

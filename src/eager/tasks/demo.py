@@ -27,6 +27,7 @@ DEMO = Task(
     title="word problems for the embedded model",
     citation="written for EAGer",
     instruction="",
+    published_instruction=None,
     answer_kind="math",
     columns=("question", "answer", "level"),
     to_problem=_to_problem,

@@ -12,6 +12,10 @@ INSTRUCTION = (
     r"Please reason step by step, and put the letter of the right choice (A, B, C or D) within \boxed{}, "
     r"as in \boxed{A}."
 )
+PUBLISHED_INSTRUCTION = (
+    r"Answer the following question using \boxed{} environment to indicate the letter of the correct solution "
+    r"(example: \boxed{A}).{problem}"
+)
 
 
 def _to_problem(row: Row, index: int) -> Problem:
@@ -27,6 +31,7 @@ GPQA_DIAMOND = Task(
     title="GPQA-Diamond",
     citation="Rein et al., GPQA: A Graduate-Level Google-Proof Q&A Benchmark, arXiv 2311.12022, 2023",
     instruction=INSTRUCTION,
+    published_instruction=PUBLISHED_INSTRUCTION,
     answer_kind="choice",
     columns=("question", "answer"),
     to_problem=_to_problem,
