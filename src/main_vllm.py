@@ -1,4 +1,4 @@
-"""`python -m src.main_vllm …` from the repository's root: `eager run` with engine vllm unless --engine is given."""
+"""`python -m src.main_vllm …` from the repository's root: `eager run` with the published code's defaults."""
 
 from __future__ import annotations
 
@@ -6,12 +6,8 @@ import sys
 
 from eager.cli import main
 
-
-def with_engine(arguments: list[str]) -> list[str]:
-    """The arguments of `eager`, for what `main_vllm` was given."""
-    is_chosen = any(argument.split("=")[0] == "--engine" for argument in arguments)
-    return ["run", *([] if is_chosen else ["--engine", "vllm"]), *arguments]
-
+PUBLISHED = {"engine": "vllm", "prompt_style": "published", "threshold_percentile": "99"}
+"""What `eager run` takes here where it is not given: how the code behind the paper's numbers runs."""
 
 if __name__ == "__main__":
-    main(with_engine(sys.argv[1:]))
+    main(["run", *sys.argv[1:]], prog_name="python -m src.main_vllm", default_map={"run": PUBLISHED})

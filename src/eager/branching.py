@@ -183,6 +183,8 @@ class Brancher:
             else:
                 for token in delta.tokens:
                     sequence.tokens.append(token.id)
+                if self._job.record_entropies:
+                    sequence.entropies.extend(token.entropy for token in delta.tokens)
             if delta.finish_reason is not None:
                 sequence.final, sequence.error = delta.finish_reason, delta.error
                 if not sequence.is_monitored:
@@ -350,7 +352,7 @@ class Brancher:
             sequence.is_monitored = True
             self._monitored.append(sequence)
         tokens = self._job.prompt_ids + tuple(sequence.tokens)
-        self._actions.append(Open(sequence.index, tokens, sequence.parent, monitor))
+        self._actions.append(Open(sequence.index, tokens, sequence.parent, monitor or self._job.record_entropies))
 
     def _has_left_thinking(self, sequence: _Sequence, next_token: int | None = None) -> bool:
         """Whether the newest token, or `next_token` put after it, completes the end-of-thinking marker."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -46,7 +46,8 @@ class OnProgress(Protocol):
 class RunPlan:
     """What to run. `rules`: one set for each threshold, which alone tells them apart.
 
-    `max_tokens` bounds the generated tokens of a sequence, None leaves it to the context.
+    `max_tokens` bounds the generated tokens of a sequence, None leaves it to the context. `record_entropies` has
+    `parallel` monitored, too.
     """
 
     experiments: tuple[str, ...]
@@ -54,6 +55,7 @@ class RunPlan:
     sampling: SamplingParams
     seed: int
     max_tokens: int | None = None
+    record_entropies: bool = True
 
     def __post_init__(self) -> None:
         common = {replace(rules, entropy_threshold=MAX_ENTROPY) for rules in self.rules}
@@ -72,7 +74,6 @@ class Run:
         journal: Journal,
         grader: MathGrader,
         on_progress: OnProgress | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._plan = plan
         self._engine = engine
@@ -81,7 +82,6 @@ class Run:
         self._grader = grader
         self._regrader = Regrader(grader)
         self._on_progress = on_progress
-        self._clock = clock
         self._prompts = [_encode(engine, task, problem) for problem in task.problems]
         for problem, ids in zip(task.problems, self._prompts, strict=True):
             _check_fits(problem, len(ids), engine)
@@ -97,9 +97,9 @@ class Run:
         name = experiment.name
         left = sorted(set(range(len(self._prompts))) - set(self._journal.prompts(name)))
         if kind == "parallel":
-            finished = self._one_tree_each(name, left, rules, n_roots=rules.max_sequences)
+            finished = self._one_tree_each(name, left, rules, is_parallel=True)
         elif kind == "eager_init":
-            finished = self._one_tree_each(name, left, rules, n_roots=1)
+            finished = self._one_tree_each(name, left, rules, is_parallel=False)
         else:
             grades = self._init_grades(kind, rules.entropy_threshold)
             shares = _shares(kind, grades, rules.max_sequences)
@@ -109,11 +109,13 @@ class Run:
     # -- one tree a prompt: parallel and eager_init -------------------------------------------------------------
 
     def _one_tree_each(
-        self, name: str, left: Iterable[int], rules: BranchConfig, n_roots: int
+        self, name: str, left: Iterable[int], rules: BranchConfig, *, is_parallel: bool
     ) -> Iterator[PromptRecord]:
         generator = self._generator(name)
+        n_roots = rules.max_sequences if is_parallel else 1
         for index in left:
-            generator.add(self._job(index, rules, n_roots=n_roots))
+            job = self._job(index, rules, first_sequence=0)
+            generator.add(replace(job, n_roots=n_roots, record_entropies=is_parallel and self._plan.record_entropies))
         for job, generation in generator.run():
             yield self._to_record(name, job.prompt_index, [generation], first_sequence=0)
 
@@ -124,8 +126,8 @@ class Run:
         init = Experiment("eager_init", threshold).name
         if self._journal.count(init) < len(self._prompts):
             raise RunError(
-                f"{kind} shares out what {init} saved, and '{self._journal.folder}' has no finished {init}:"
-                " run --experiments eager_init into the same folder first"
+                f"{kind} shares out what {init} saved, and '{self._journal.folder}' has no finished {init}"
+                f" ({self._finished_inits()}): run --experiments eager_init into the same folder first"
             )
         grades = [[sequence.correct for sequence in record.sequences] for record in self._journal.records(init)]
         if kind == "eager" and all(grade is None for prompt in grades for grade in prompt):
@@ -134,6 +136,16 @@ class Run:
                 " give targets, grade code with eager eval-code first, or run eager_adapt, which needs none"
             )
         return grades
+
+    def _finished_inits(self) -> str:
+        """At which thresholds the folder holds a whole eager_init."""
+        found = [Experiment.parse(name) for name in self._journal.experiments()]
+        finished = [
+            f"{init.threshold:g}"
+            for init in sorted(found)
+            if init.kind == "eager_init" and self._journal.count(init.name) == len(self._prompts)
+        ]
+        return f"it has those of threshold {', '.join(finished)}" if finished else "nor one of another threshold"
 
     def _extra_trees(
         self, name: str, left: Iterable[int], first: list[int], shares: Mapping[int, int], rules: BranchConfig
@@ -162,7 +174,7 @@ class Run:
 
     def _extra_job(self, index: int, rounds: ExtraRounds, rules: BranchConfig, first_sequence: int) -> TreeJob:
         rules = replace(rules, max_sequences=rounds.n_missing, entropy_threshold=rounds.round_threshold)
-        return self._job(index, rules, first_sequence=first_sequence)
+        return self._job(index, rules, first_sequence)
 
     # -- common -------------------------------------------------------------------------------------------------
 
@@ -173,24 +185,24 @@ class Run:
 
         return Generator(self._engine, on_step)
 
-    def _job(self, index: int, rules: BranchConfig, *, n_roots: int = 1, first_sequence: int = 0) -> TreeJob:
+    def _job(self, index: int, rules: BranchConfig, first_sequence: int) -> TreeJob:
         plan, prompt_ids = self._plan, self._prompts[index]
         max_length = self._engine.max_model_len
         if plan.max_tokens is not None:
             max_length = min(max_length, len(prompt_ids) + plan.max_tokens)
-        return TreeJob(index, prompt_ids, rules, plan.sampling, max_length, plan.seed, n_roots, first_sequence)
+        return TreeJob(index, prompt_ids, rules, plan.sampling, max_length, plan.seed, first_sequence=first_sequence)
 
     def _record(self, experiment: Experiment, finished: Iterator[PromptRecord]) -> ExperimentResult:
         """Journal each prompt as it is finished; write the result file at intervals and at the end."""
-        last_record = last_write = self._clock()
+        last_record = last_write = time.monotonic()
         write_seconds = 0.0
         for record in finished:
-            now = self._clock()
+            now = time.monotonic()
             self._journal.append(replace(self._grouped(experiment, record), seconds=now - last_record))
             last_record = now
             if now - last_write > max(_WRITE_EVERY_SECONDS, _WRITE_SHARE * write_seconds):
                 write_experiment(self._journal, experiment, self._regrader)
-                last_record = last_write = self._clock()
+                last_record = last_write = time.monotonic()
                 write_seconds = last_write - now
         return write_experiment(self._journal, experiment, self._regrader)
 
@@ -302,6 +314,8 @@ def settings_of(plan: RunPlan, task: LoadedTask, options: Mapping[str, Any]) -> 
     }
     if task.system_prompt is not None:  # a folder begun before it existed has no such setting
         data["system_prompt"] = task.system_prompt
+    if not plan.record_entropies:  # as every folder was begun before parallel had any
+        data["record_entropies"] = False
     return {**options, **data, **asdict(plan.sampling), **branching, "max_tokens": plan.max_tokens, "seed": plan.seed}
 
 

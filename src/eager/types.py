@@ -88,7 +88,8 @@ class TreeJob:
     `max_length` bounds prompt and generated tokens of a sequence together. `n_roots` sequences are opened at the
     start: 1 for EAGer, `max_sequences` for the parallel baseline, which then has nothing left to branch for.
     `first_sequence` numbers the tree's sequences among all of the prompt's: a later tree on the same prompt
-    continues the count, so that it draws anew.
+    continues the count, so that it draws anew. With `record_entropies` a tree that cannot branch is monitored to its
+    end all the same.
     """
 
     prompt_index: int
@@ -99,12 +100,17 @@ class TreeJob:
     seed: int
     n_roots: int = 1
     first_sequence: int = 0
+    record_entropies: bool = False
 
     def __post_init__(self) -> None:
         n_prompt, n_most = len(self.prompt_ids), self.config.max_sequences
         _require(n_prompt >= 1, f"prompt {self.prompt_index} has no tokens")
         _require(n_prompt < self.max_length, f"max_length must exceed the prompt's {n_prompt}, got {self.max_length}")
         _require(1 <= self.n_roots <= n_most, f"n_roots must be between 1 and max_sequences, got {self.n_roots}")
+        _require(
+            self.n_roots == n_most or not self.record_entropies,
+            "record_entropies is for trees of max_sequences roots: others are monitored while they can branch",
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,8 +109,9 @@ _OPTIONS = [
     click.option(
         "--threshold_percentile",
         type=FiniteOrNone(),
-        help="Raise the threshold to this percentile of the tree's entropies at earlier positions; 99 in the published"
-        " code, none for a fixed threshold.",
+        default="99",
+        help="Raise the threshold to this percentile of the tree's entropies at earlier positions, as published;"
+        " none for a fixed threshold.",
     ),
     click.option(
         "--max_tokens_without_branch",
@@ -131,6 +132,18 @@ _OPTIONS = [
     click.option("--limit", type=_POSITIVE, help="Only the first problems."),
     click.option(
         "--instruction", help="In place of the task's own; goes after the problem, or around it as {problem}."
+    ),
+    click.option(
+        "--prompt_style",
+        type=click.Choice(("instructed", "published")),
+        default="instructed",
+        help="With the task's own instruction, or as the paper's code asks: the bare problem.",
+    ),
+    click.option(
+        "--entropies/--no-entropies",
+        "record_entropies",
+        default=True,
+        help="Record the entropies of parallel, too; the others need them to branch.",
     ),
     click.option("--notes", default="", help="Kept in the result files."),
     click.option("--system_prompt", help="Asked before everything else, as the chat's system message."),

@@ -62,13 +62,13 @@ def _plan(options: dict[str, Any]) -> RunPlan:
     thresholds = dict.fromkeys(options["entropy_threshold"])
     rules = tuple(BranchConfig(entropy_threshold=threshold, **common) for threshold in thresholds)
     sampling = SamplingParams(*(options[name] for name in ("temperature", "top_p", "top_k", "min_p")))
-    return RunPlan(in_order, rules, sampling, options["seed"], options["max_tokens"])
+    return RunPlan(in_order, rules, sampling, options["seed"], options["max_tokens"], options["record_entropies"])
 
 
 def _task(options: dict[str, Any]) -> LoadedTask:
     from eager.tasks import load
 
-    asked = ("data_path", "prompt_field", "target_field", "limit", "instruction", "system_prompt")
+    asked = ("data_path", "prompt_field", "target_field", "limit", "instruction", "prompt_style", "system_prompt")
     return load(options["data_name"], **{name: options[name] for name in asked})
 
 

@@ -49,7 +49,10 @@ class CommaSeparated(click.ParamType[tuple[Any, ...]]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
         if isinstance(value, tuple):
             return value
-        return tuple(self.item.convert(part.strip(), param, ctx) for part in str(value).split(","))
+        text = str(value).strip()
+        if text[:1] + text[-1:] in ("[]", "()"):  # as a list of the published code
+            text = text[1:-1]
+        return tuple(self.item.convert(part.strip(), param, ctx) for part in text.split(","))
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
         item = self.item.get_metavar(param, ctx) or self.item.name.upper()
