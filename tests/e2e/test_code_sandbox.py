@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from code_checker import make_checker
 from hostile_code import HOSTILE, RIGHT, TASK, Hostile, bait, filled
+from right_code import ANSWERS, Answer
 
 from eager.code_eval import CodeEvalError, Limits, Sandbox, guest
 from eager.code_eval.sandbox import Interpreter
@@ -41,6 +42,15 @@ def test_a_hostile_program_fails_and_the_next_one_passes(checker, bait, hostile:
     assert time.monotonic() - started < SECONDS + 10
     assert not bait["outside"].exists()
     assert checker.check(problem, f"# after {hostile.name}\n{RIGHT}").is_correct
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: answer.name)
+def test_an_answer_is_graded_for_what_its_program_does(checker, answer: Answer):
+    """Run as a whole; EvalPlus's figure, of what its sanitizer leaves, stands beside it."""
+    verdict = checker.check_text(checker.problems.problems[TASK], answer.text)
+    assert verdict.reason == answer.reason
+    assert verdict.is_correct == (answer.reason is None)
+    assert (verdict.evalplus_base, verdict.evalplus_plus) == (answer.passes_evalplus, answer.passes_evalplus)
 
 
 def test_nothing_survives_a_program(checker):
