@@ -293,7 +293,7 @@ HOSTILE = (
     ),
     Hostile(
         "forged while loading",
-        "the same before any call",
+        "send True for every test before any call",
         _beside(_FORGE.replace("{value}", "True")),
         ("wrong output",),
     ),
