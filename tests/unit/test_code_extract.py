@@ -9,7 +9,9 @@ from eager.code_eval.program import find_program
 
 PROMPT = 'def add(a, b):\n    """Add."""\n'
 CODE = "def add(a, b):\n    return a + b\n"
-DOCSTRING = 'def add(a, b):\n    """Add.\n\n    ```python\n    >>> add(1, 2)\n    3\n    ```\n    """\n    return a + b\n'
+DOCSTRING = (
+    'def add(a, b):\n    """Add.\n\n    ```python\n    >>> add(1, 2)\n    3\n    ```\n    """\n    return a + b\n'
+)
 IN_TRY = "try:\n    import operator as o\nexcept ImportError:\n    o = None\n\ndef add(a, b):\n    return o.add(a, b)\n"
 HELPER, HELPED = "def plus(a, b):\n    return a + b\n", "def add(a, b):\n    return plus(a, b)\n"
 TESTS = "import unittest\nfrom solution import add\n\nassert add(1, 2) == 3\n"
@@ -84,7 +86,9 @@ def test_the_program_is_found(text):
     assert run(text) == 3
 
 
-@pytest.mark.parametrize("body", ["    return a + b\n", "\n    return a + b\n", "    c = a\n\n    c += b\n    return c\n"])
+@pytest.mark.parametrize(
+    "body", ["    return a + b\n", "\n    return a + b\n", "    c = a\n\n    c += b\n    return c\n"]
+)
 @pytest.mark.parametrize("wrap", [str, fenced, str.lstrip, "{}```\nThis adds.".format, "{}\n\nThis adds.".format])
 def test_a_mere_body_goes_on_where_the_prompt_ends(body, wrap):
     """As a base model writes it, in the block that the prompt opened or not, whatever became of its first indent."""
