@@ -142,6 +142,7 @@ def test_the_answer_is_after_the_end_of_thinking(text, answer):
         ("<｜User｜>Add.<｜Assistant｜><think>\n", True),  # noqa: RUF001
         ("<|im_start|>assistant\n<think>\n\n</think>\n\n", False),
         ("<|im_start|>assistant\n", False),
+        ("Write your thoughts after <think>.<|im_start|>assistant\n", False),
         ("", False),
         ("<|start|>assistant<|channel|>analysis<|message|>", True),
     ],

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from eager.grading.extract import END_OF_THINKING
+from eager.grading.extract import after_thinking
 
-# Where a thinking section begins: the marks that END_OF_THINKING ends.
+# Where a thinking section begins, as `after_thinking` knows where it ends.
 _THINKING = ("<think>", "<|channel|>analysis<|message|>")
 # Where the model's turn begins, in the templates of the models one meets.
 _TURNS = (
@@ -23,21 +23,19 @@ _END_OF_TURN = re.compile(r"<\|(?:im_end|endoftext|eot_id|return|end|end_of_text
 
 def answer_in(text: str) -> str | None:
     """What `text` (the model's own words) says after its thinking section; None where that never ends."""
-    start = _last_end(text, END_OF_THINKING)
-    answer = text[start:]
+    answer = after_thinking(text)
     thoughts = [answer.find(mark) for mark in _THINKING if mark in answer]
-    if not thoughts:
-        return _END_OF_TURN.sub("", answer)
-    answer = answer[: min(thoughts)]
-    return _END_OF_TURN.sub("", answer) if answer.strip() else None
+    if thoughts:
+        answer = answer[: min(thoughts)]
+        if not answer.strip():
+            return None
+    return _END_OF_TURN.sub("", answer)
 
 
 def with_open_thought(text: str, opening: str) -> str:
-    """`text`, with the mark before it that `opening` (the prompt as the model got it) leaves open at its end."""
-    begun = _last_end(opening, _THINKING)
-    if begun <= _last_end(opening, END_OF_THINKING):
-        return text
-    return next(mark for mark in _THINKING if opening.endswith(mark, 0, begun)) + text
+    """`text`, with the mark before it of a thought that `opening` (the prompt as the model got it) begins at its end."""
+    end = opening.rstrip()
+    return next((mark + text for mark in _THINKING if end.endswith(mark)), text)
 
 
 def own_words(generation: str, prompt: str) -> str:
@@ -48,8 +46,3 @@ def own_words(generation: str, prompt: str) -> str:
     rest = generation[start + len(prompt.strip()) :]
     turns = [rest.find(turn) + len(turn) for turn in _TURNS if turn in rest]
     return rest[min(turns) :] if turns else rest
-
-
-def _last_end(text: str, marks: tuple[str, ...]) -> int:
-    """Where the last of `marks` in `text` ends; 0 without one."""
-    return max((text.rfind(mark) + len(mark) for mark in marks if mark in text), default=0)

@@ -11,7 +11,7 @@ AnswerKind: TypeAlias = Literal["math", "choice", "code"]
 Fallback: TypeAlias = Literal["none", "hashes", "last_number"]
 
 # Where a thinking section ends: most reasoning models; gpt-oss.
-END_OF_THINKING = ("</think>", "<|channel|>final<|message|>")
+_END_OF_THINKING = ("</think>", "<|channel|>final<|message|>")
 
 # An escaped brace or a line break (\\) is text; \\boxed, as models that escape twice write it, is still a box.
 _BRACES = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*\{|\\\\(?!boxed|fbox)|\\[{}]|[{}]")
@@ -68,11 +68,17 @@ def choice_letter(answer: str) -> str | None:
     return match["letter"] if match else None
 
 
+def after_thinking(text: str) -> str:
+    """What follows the last end of a thinking section; `text` itself where there is none."""
+    ends = [text.rfind(marker) + len(marker) for marker in _END_OF_THINKING if marker in text]
+    return text[max(ends) :] if ends else text
+
+
 def _scopes(text: str) -> Iterator[str]:
     """The part after the thinking section, where there is one, then the whole text."""
-    ends = [text.rfind(marker) + len(marker) for marker in END_OF_THINKING if marker in text]
-    if ends:
-        yield text[max(ends) :]
+    after = after_thinking(text)
+    if len(after) < len(text):
+        yield after
     yield text
 
 
