@@ -33,7 +33,7 @@ def answer_in(text: str) -> str | None:
 
 
 def with_open_thought(text: str, opening: str) -> str:
-    """`text`, with the mark before it of a thought that `opening` (the prompt as the model got it) begins at its end."""
+    """`text`, with the mark before it of a thought that `opening`, the prompt as the model got it, ends in."""
     end = opening.rstrip()
     return next((mark + text for mark in _THINKING if end.endswith(mark)), text)
 
