@@ -1,17 +1,22 @@
 """Hostile programs are graded as failed, nothing leaks, and the evaluation goes on."""
 
+import json
 import os
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from code_checker import make_checker
+from code_checker import evalplus_python, make_checker
 from hostile_code import HOSTILE, RIGHT, TASK, Hostile, bait, filled
 from right_code import ANSWERS, Answer
 
 from eager.code_eval import CodeEvalError, Limits, Sandbox, guest
+from eager.code_eval.extract import answer_in
+from eager.code_eval.humaneval import SUITES
+from eager.code_eval.program import find_program
 from eager.code_eval.sandbox import Interpreter
 
 SECONDS = 6.0
@@ -125,6 +130,19 @@ def test_it_is_the_sandbox_that_stops_them(bait, name):
         # The base tests: for all of plus the server, which answers nobody, has no room.
         assert checker.check(checker.problems.problems[TASK], filled(hostile, **bait)).base
     bait["outside"].unlink(missing_ok=True)
+
+
+@pytest.mark.slow
+def test_the_figure_for_evalplus_is_its_own(checker):
+    """Of the same programs, sanitized and checked by EvalPlus alone."""
+    problem = checker.problems.problems[TASK]
+    texts = [(answer_in(answer.text) or "", answer.passes_evalplus) for answer in ANSWERS]
+    programs = [find_program(text, problem.entry_point, problem.prompt).main for text, _ in texts]
+    fields = {name: getattr(problem, name) for name in ("prompt", "entry_point", "canonical_solution", "atol")}
+    job = {"problem": {**fields, **{f"{suite}_input": problem.inputs[suite] for suite in SUITES}}, "programs": programs}
+    command = [str(evalplus_python()), "-I", str(Path(__file__).parents[1] / "evalplus_itself.py")]
+    said = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=True).stdout
+    assert json.loads(said) == [[passes, passes] for _, passes in texts]
 
 
 @pytest.mark.slow
