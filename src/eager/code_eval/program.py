@@ -104,15 +104,22 @@ def _whole(pieces: list[_Piece], number: int, entry_point: str, prompt: str) -> 
     for after in (None, *pieces[number + 1 : number + _MOST_MERGED]):
         if after is not None:
             code += f"{after.fence}\n{after.code}"
-        for program in dict.fromkeys((code, textwrap.dedent(code))):
+        for program in dict.fromkeys((code, _dedented(code))):
             if _defines(program, entry_point):
                 return program
     return None
 
 
+def _dedented(code: str) -> str:
+    """Without the indent of its first line; `textwrap.dedent` would change blank lines inside texts as well."""
+    first = code.lstrip("\n")
+    margin = first[: len(first) - len(first.lstrip(" \t"))]
+    return re.sub(rf"^{margin}", "", code, flags=re.MULTILINE)
+
+
 def _part(pieces: list[_Piece], number: int, entry_point: str, prompt: str) -> str | None:
     """From a line that may begin a program to the last one before which it is whole."""
-    code = textwrap.dedent(pieces[number].code)
+    code = _dedented(pieces[number].code)
     return next((part for part in _parts(code, 0) if _defines(part, entry_point)), None)
 
 
@@ -134,7 +141,7 @@ def _completed(pieces: list[_Piece], number: int, entry_point: str, prompt: str)
     head = prompt.rstrip()
     last_line = head.rpartition("\n")[2]
     indent = last_line[: len(last_line) - len(last_line.lstrip())]
-    bodies = (code, indent + code.lstrip(), textwrap.indent(textwrap.dedent(code), indent))
+    bodies = (code, indent + code.lstrip(), textwrap.indent(_dedented(code), indent))
     n_head = head.count("\n") + 1
     whole = [f"{head}\n{body}" for body in bodies]
     cut = [part for program in whole for part in _parts(program, n_head) if part.startswith(head)]
