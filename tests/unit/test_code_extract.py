@@ -57,6 +57,7 @@ def run(text: str, prompt: str = PROMPT) -> object:
         f"1. ```python\n{CODE}```",
         f"```python\n{CODE}",  # cut off before the fence closes
         f"```python\n{CODE}\n# tries\nassert add(1, 2) == 3\nassert add(1,",  # cut off after the function
+        f"{fenced('def add(a, b): return 0')}\nBetter:\n```python\n{CODE}\nassert add(1,",
         f"\n```\n<|im_start|>\n{fenced(CODE)}",  # the fence of the instruction closes where the text begins
         f"{CODE}```\nThis adds a and b.",  # the prompt opened the block
         f"{CODE}```\nUse it:\n{fenced('print(add(1, 2))')}\nDone.",

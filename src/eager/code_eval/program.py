@@ -67,8 +67,9 @@ def find_program(answer: str, entry_point: str, prompt: str) -> Program:
     pieces = _pieces(text)
     python = [n for n, piece in enumerate(pieces) if _PYTHON.fullmatch(piece.language)] or [*range(len(pieces))]
     python = python[-_MOST_PIECES:]
-    for find in (_whole, _part, _completed):
-        for number in reversed(python):
+    last = python[-1:]  # it may be cut off, and is the last word all the same
+    for find, numbers in ((_whole, last), (_part, last), (_whole, python), (_part, python), (_completed, python)):
+        for number in reversed(numbers):
             main = find(pieces, number, entry_point, prompt)
             if main is not None:
                 others = [(n, pieces[n].code) for n in python if n != number]
