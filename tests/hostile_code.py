@@ -32,8 +32,13 @@ class Hostile:
 
 
 def _call(body: str) -> str:
-    """A function that does it when called: what stands outside of functions, EvalPlus's sanitizer drops."""
+    """A function that does it when called."""
     return f"def has_close_elements(numbers, threshold):\n{indent(body, '    ')}\n    return None\n"
+
+
+def _beside(attack: str) -> str:
+    """A program that does it when loaded, after its function is there; EvalPlus's sanitizer drops it."""
+    return f"def has_close_elements(numbers, threshold):\n    return None\n\nif True:\n{indent(attack, '    ')}\n"
 
 
 def _on_success(attack: str, succeeded: str = "True") -> str:
@@ -41,7 +46,7 @@ def _on_success(attack: str, succeeded: str = "True") -> str:
     return _call(f"{attack}\nassert {succeeded}\n{right}")
 
 
-_FORGE = _call("""
+_FORGE = """
 import os, sys
 frame = sys._getframe()
 while frame.f_back:
@@ -53,7 +58,7 @@ for suite, n in (("base", 7), ("plus", 2000)):
     for _ in range(n):
         send({{"suite": suite, "value": {value}}})
 os._exit(0)
-""")
+"""
 
 HOSTILE = (
     Hostile(
@@ -241,13 +246,13 @@ HOSTILE = (
     Hostile(
         "forged answers",
         "send True for every test by the guest's own function",
-        _FORGE.replace("{value}", "True"),
+        _call(_FORGE.replace("{value}", "True")),
         ("wrong output",),
     ),
     Hostile(
         "forged monster",
         "send what could make the reader fail",
-        _FORGE.replace("{value}", "['set', [['list', [1]]]]"),
+        _call(_FORGE.replace("{value}", "['set', [['list', [1]]]]")),
         ("forged answer",),
     ),
     Hostile(
@@ -266,6 +271,40 @@ HOSTILE = (
         "        if type(held) is list:\n"
         "            held.clear()\n    shutil.rmtree('/', ignore_errors=True)\n    return None\n",
         ("wrong output", "ended early", "ValueError", "IndexError", "TypeError", "timeout"),
+    ),
+    Hostile(
+        "endless loading",
+        "a loop without end beside the right function",
+        f"{RIGHT}\nwhile True:\n    pass\n",
+        ("timeout",),
+    ),
+    Hostile(
+        "stubborn loading",
+        "the same, with the clock stopped and its signal ignored",
+        f"{RIGHT}\nimport signal\nsignal.setitimer(signal.ITIMER_REAL, 0)\n"
+        "signal.signal(signal.SIGALRM, signal.SIG_IGN)\nwhile True:\n    pass\n",
+        ("timeout",),
+    ),
+    Hostile(
+        "leave while loading",
+        "os._exit(0) beside the right function",
+        f"{RIGHT}\nimport os\nos._exit(0)\n",
+        ("ended early",),
+    ),
+    Hostile(
+        "forged while loading",
+        "send True for every test before any call",
+        _beside(_FORGE.replace("{value}", "True")),
+        ("wrong output",),
+    ),
+    Hostile(
+        "patch the guest",
+        "its encode, its clock and its way of loading",
+        _beside(
+            "import __main__\n__main__.encode = lambda value, depth=0: True\n__main__._answers = lambda *a: iter([])\n"
+            "__main__._clock = None\n"
+        ),
+        ("wrong output", "TypeError"),
     ),
     Hostile(
         "not Python", "a syntax error", "def has_close_elements(:\n", ("SyntaxError", "no code", "IndentationError")

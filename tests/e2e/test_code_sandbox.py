@@ -1,16 +1,22 @@
 """Hostile programs are graded as failed, nothing leaks, and the evaluation goes on."""
 
+import json
 import os
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from code_checker import make_checker
+from code_checker import evalplus_python, make_checker
 from hostile_code import HOSTILE, RIGHT, TASK, Hostile, bait, filled
+from right_code import ANSWERS, Answer
 
 from eager.code_eval import CodeEvalError, Limits, Sandbox, guest
+from eager.code_eval.extract import answer_in
+from eager.code_eval.humaneval import SUITES
+from eager.code_eval.program import find_program
 from eager.code_eval.sandbox import Interpreter
 
 SECONDS = 6.0
@@ -41,6 +47,15 @@ def test_a_hostile_program_fails_and_the_next_one_passes(checker, bait, hostile:
     assert time.monotonic() - started < SECONDS + 10
     assert not bait["outside"].exists()
     assert checker.check(problem, f"# after {hostile.name}\n{RIGHT}").is_correct
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: answer.name)
+def test_an_answer_is_graded_for_what_its_program_does(checker, answer: Answer):
+    """Run as a whole; EvalPlus's figure, of what its sanitizer leaves, stands beside it."""
+    verdict = checker.check_text(checker.problems.problems[TASK], answer.text)
+    assert verdict.reason == answer.reason
+    assert verdict.is_correct == (answer.reason is None)
+    assert (verdict.evalplus_base, verdict.evalplus_plus) == (answer.passes_evalplus, answer.passes_evalplus)
 
 
 def test_nothing_survives_a_program(checker):
@@ -115,6 +130,19 @@ def test_it_is_the_sandbox_that_stops_them(bait, name):
         # The base tests: for all of plus the server, which answers nobody, has no room.
         assert checker.check(checker.problems.problems[TASK], filled(hostile, **bait)).base
     bait["outside"].unlink(missing_ok=True)
+
+
+@pytest.mark.slow
+def test_the_figure_for_evalplus_is_its_own(checker):
+    """Of the same programs, sanitized and checked by EvalPlus alone."""
+    problem = checker.problems.problems[TASK]
+    texts = [(answer_in(answer.text) or "", answer.passes_evalplus) for answer in ANSWERS]
+    programs = [find_program(text, problem.entry_point, problem.prompt).main for text, _ in texts]
+    fields = {name: getattr(problem, name) for name in ("prompt", "entry_point", "canonical_solution", "atol")}
+    job = {"problem": {**fields, **{f"{suite}_input": problem.inputs[suite] for suite in SUITES}}, "programs": programs}
+    command = [str(evalplus_python()), "-I", str(Path(__file__).parents[1] / "evalplus_itself.py")]
+    said = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=True).stdout
+    assert json.loads(said) == [[passes, passes] for _, passes in texts]
 
 
 @pytest.mark.slow

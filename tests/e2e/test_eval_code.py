@@ -82,10 +82,10 @@ def test_a_run_is_graded_in_its_journal_and_its_files(run_folder):
     assert [(s["task"], s["sequence"], s["plus"], s["reason"]) for s in samples] == [
         ("HumanEval/0", 0, True, None),
         ("HumanEval/0", 1, False, "wrong output"),
-        ("HumanEval/1", 0, False, samples[2]["reason"]),
+        ("HumanEval/1", 0, False, "no code"),
         ("HumanEval/1", 1, True, None),
     ]
-    assert samples[2]["reason"] in ("no code", "SyntaxError")
+    assert [(s["evalplus_base"], s["evalplus_plus"]) for s in samples] == [(s["base"], s["plus"]) for s in samples]
     assert eval_code(run_folder).returncode == 0
     assert (run_folder / "eager_th2.json.before-eval").read_text() == '{"as it": "was"}'
 

@@ -12,7 +12,7 @@ import pytest
 
 from eager.code_eval import CodeEvalError, Limits, ProblemSet, environment, environment_python
 from eager.code_eval.checker import _Judge
-from eager.code_eval.guest import encode
+from eager.code_eval.guest import _are_same, _load, encode
 from eager.code_eval.judge import _answers_of, _are_zeros, _fault, decode
 
 VALUES = [
@@ -82,6 +82,40 @@ def test_forged_data_is_refused(data):
     """It raises what `_fault` catches; nothing else comes of it."""
     with pytest.raises((ValueError, TypeError, LookupError, ArithmeticError)):
         decode(data)
+
+
+@pytest.mark.parametrize(
+    "after", ["assert f() == 1", "raise SystemExit", "import nothing_of_this_name", "f(1, 2)", "x = 1 / 0", "pass"]
+)
+def test_what_follows_a_function_is_no_fault_of_it(after):
+    """It is called all the same, but not where EvalPlus's figure is wanted and EvalPlus would stop."""
+    program = f"def f():\n    return 7\n\n{after}\n"
+    assert _load((program,), False, "f")() == 7
+    if after != "pass":
+        with pytest.raises((Exception, SystemExit)):
+            _load((program,), True, "f")
+
+
+def test_what_precedes_a_function_is():
+    """It is not there then, and the reason is what was raised."""
+    with pytest.raises(NameError):
+        _load(("print(f())\ndef f():\n    return 7\n",), False, "f")
+    assert _load(("print('no function')",), False, "f") is None
+
+
+def test_cells_share_a_namespace():
+    """Each is compiled for itself, by Python's own rules and not by the guest's."""
+    assert _load(("from __future__ import annotations\ng = 7", "def f(x: int = g): return f"), False, "f") is not None
+    assert _load(("def f(x: int): ...",), False, "f").__annotations__ == {"x": int}
+    with pytest.raises(NameError):
+        _load(("def f(x: List): ...",), False, "f")
+
+
+def test_programs_are_the_same_but_for_comments_and_layout():
+    """Only then does one run stand for both figures."""
+    assert _are_same("def f(): return 1  # one\n\n", "def f():\n    return 1")
+    assert not _are_same("def f(): return 1\nprint(f())", "def f(): return 1")
+    assert not _are_same("def f(:", "def f(): return 1")
 
 
 def line(**fields) -> bytes:

@@ -16,6 +16,11 @@ thing to find there. Therefore nothing worth forging is inside:
    program. Missing answers (a program that left early, was killed, or ran out of time) are failures before that.
 4. A failure of the sandbox itself is never an answer: the guest says that it is ready before the program is read in,
    and without that the evaluation stops.
+
+What is run. A program is graded for what it does: all of it is run, then its function is called. EvalPlus runs what
+its sanitizer leaves, which is too little now and then, and is the figure that compares with others: each verdict has
+both. They are two runs, so that neither sees what the other left, or one where both programs are the same; whether they
+are, the guest says before the program is run.
 """
 
 from __future__ import annotations
@@ -26,30 +31,51 @@ from types import TracebackType
 
 from eager.child import Child, StartError
 from eager.code_eval.errors import CodeEvalError
-from eager.code_eval.extract import extract_program
+from eager.code_eval.extract import answer_in
 from eager.code_eval.humaneval import SUITES, CodeProblem, Expected, ProblemSet, judge_environment
 from eager.code_eval.sandbox import Job, Sandbox
 
 _JUDGE = Path(__file__).with_name("judge.py")
 _JUDGE_SECONDS = 120.0
-# Python, the sanitizer and the program's own imports, before the first call.
-_START_SECONDS = 30.0
+# Python, the search for the program, the sanitizer, and twice all that the program does beside defining functions.
+_START_SECONDS = 60.0
 # A right answer is about as long as the expected one; a failed one shall not fill our memory.
 _ANSWER_FACTOR, _ANSWER_SLACK = 2, 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether the program passes all base, and all plus tests; `reason` is that of its first failure."""
+    """Whether the program passes all base, and all plus tests; `reason` is that of its first failure.
+
+    Run as a whole, for `seconds`; the fields `evalplus_…` say the same of what EvalPlus's sanitizer leaves of it.
+    """
 
     base: bool
     plus: bool
     reason: str | None
     seconds: float
+    evalplus_base: bool
+    evalplus_plus: bool
+    evalplus_reason: str | None
 
     @property
     def is_correct(self) -> bool:
         return self.base and self.plus
+
+    @property
+    def is_correct_for_evalplus(self) -> bool:
+        return self.evalplus_base and self.evalplus_plus
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One run of one of the two programs."""
+
+    base: bool
+    plus: bool
+    reason: str | None
+    seconds: float
+    is_same: bool = False
 
 
 class Checker:
@@ -71,46 +97,65 @@ class Checker:
 
     def check_text(self, problem: CodeProblem, text: str) -> Verdict:
         """Grade the program in what a model wrote."""
-        program = extract_program(text, problem.entry_point, problem.prompt)
-        if program is None:
-            return Verdict(base=False, plus=False, reason="no code", seconds=0.0)
-        return self.check(problem, program)
+        answer = answer_in(text)
+        if answer is None:
+            return _without_run("unfinished thought")
+        return self.check(problem, answer) if answer.strip() else _without_run("no code")
 
-    def check(self, problem: CodeProblem, program: str) -> Verdict:
-        """Grade `program`; one that was graded before has the verdict it had."""
-        key = (problem.task_id, program)
+    def check(self, problem: CodeProblem, answer: str) -> Verdict:
+        """Grade the program in `answer`, or which `answer` is; one that was graded before has the verdict it had."""
+        key = (problem.task_id, answer)
         known = self._known.get(key)
         if known is None:
-            known = self._known[key] = self._check(problem, program)
+            known = self._known[key] = self._check(problem, answer)
         return known
 
-    def _check(self, problem: CodeProblem, program: str) -> Verdict:
+    def _check(self, problem: CodeProblem, answer: str) -> Verdict:
+        sanitized = self._run(problem, answer, sanitize=True)
+        whole = sanitized if sanitized.is_same else self._run(problem, answer, sanitize=False)
+        return Verdict(
+            base=whole.base,
+            plus=whole.plus,
+            reason=whole.reason,
+            seconds=whole.seconds,
+            evalplus_base=sanitized.base,
+            evalplus_plus=sanitized.plus,
+            evalplus_reason=sanitized.reason,
+        )
+
+    def _run(self, problem: CodeProblem, answer: str, *, sanitize: bool) -> _Run:
         expected = self.problems.expected(problem, self._sandbox)
-        ran = self._sandbox.run(*self._job(problem, program, expected))
+        ran = self._sandbox.run(*self._job(problem, answer, expected, sanitize))
         missing = {"timeout": "timeout", "output": "too much output", "ended": "ended early"}[ran.ending]
         faults = self._judge.faults(expected.key, ran.answers)
         reasons = [missing if fault == "missing" else fault for fault in (faults["base"], faults["plus"]) if fault]
-        return Verdict(
+        return _Run(
             base=faults["base"] is None,
             plus=faults["plus"] is None,
             reason=reasons[0] if reasons else None,
             seconds=round(ran.seconds, 3),
+            is_same=ran.is_same,
         )
 
-    def _job(self, problem: CodeProblem, program: str, expected: Expected) -> tuple[Job, float]:
+    def _job(self, problem: CodeProblem, answer: str, expected: Expected, sanitize: bool) -> tuple[Job, float]:
         suites = tuple(
             {"name": suite, "inputs": problem.inputs[suite], "seconds": expected.limits(suite)} for suite in SUITES
         )
         job = Job(
             # What no encoding can carry is no Python either: a lone surrogate becomes a question mark.
-            program.encode("utf-8", "replace").decode(),
+            answer.encode("utf-8", "replace").decode(),
+            problem.prompt,
             problem.entry_point,
             suites,
-            sanitize=True,
+            sanitize=sanitize,
             answer_bytes=_ANSWER_FACTOR * expected.n_bytes + _ANSWER_SLACK,
         )
         calls = sum(sum(expected.limits(suite)) for suite in SUITES)
         return job, min(self._sandbox.limits.seconds, _START_SECONDS + calls)
+
+
+def _without_run(reason: str) -> Verdict:
+    return Verdict(False, False, reason, 0.0, evalplus_base=False, evalplus_plus=False, evalplus_reason=reason)
 
 
 class _Judge:

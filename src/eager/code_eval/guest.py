@@ -1,14 +1,15 @@
 """What runs inside the sandbox: one program, called with the inputs it is given; its answers leave as plain data.
 
-A stand-alone script (this file and the standard library is all it sees of us). It knows no expected output and holds
-no verdict: see `checker`. The job comes as JSON on standard input, the answers leave as JSON lines on what was
-standard output when it started; what the program prints goes to standard error.
+A stand-alone script (this file, `program` beside it and the standard library are all it sees of us). It knows no
+expected output and holds no verdict: see `checker`. The job comes as JSON on standard input, the answers leave as JSON
+lines on what was standard output when it started; what the program prints goes to standard error.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.util
 import json
 import os
 import signal
@@ -17,14 +18,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 # Where root started bwrap, the change to a user without rights is ours: root is exempt from the limit on processes.
 _NOBODY = 65534
 _MAX_DEPTH = 64
 _SANITIZE_SECONDS = 5.0
-# numpy's import on a busy machine; the program as a whole has a clock outside.
-_IMPORT_SECONDS = 20.0
+# numpy's import on a busy machine, and what the program does beside defining things; all of it has a clock outside.
+_LOAD_SECONDS = 20.0
 # Python's json reads back any integer of up to 4,300 digits; long texts travel as their hash.
 _JSON_INT = 1 << 4000
 _JSON_TEXT = 1000
@@ -42,6 +45,7 @@ _SANITIZER_FAILS = (
     *(ImportError, _OutOfTimeError, MemoryError, RecursionError),
     *(ValueError, LookupError, AttributeError, TypeError),
 )
+_DOES_NOT_PARSE = (SyntaxError, ValueError, MemoryError, RecursionError)
 
 
 def main() -> None:
@@ -49,14 +53,31 @@ def main() -> None:
     send = _take_channel()
     _limit(job)
     sys.path.append(job["packages"])
+    finder = _beside("program")
     send({"ready": True})
-    program = job["program"]
+    found = finder.find_program(job["text"], job["entry_point"], job["prompt"])
+    cells, is_strict = found.cells, False
     if job["sanitize"]:
-        program = _sanitized(program, job["entry_point"])
+        cells = (_sanitized(found.main, job["entry_point"]),)
+        is_same = len(found.cells) == 1 and _are_same(cells[0], found.main)
+        is_strict = not is_same
+        send({"same": is_same})
     for suite in job["suites"]:
-        for answer in _answers(program, job["entry_point"], suite["inputs"], suite["seconds"]):
+        for answer in _answers(cells, is_strict, job["entry_point"], suite["inputs"], suite["seconds"]):
             send({"suite": suite["name"], **answer})
     os._exit(0)  # nothing that the program left behind (atexit, threads) runs on
+
+
+def _beside(name: str) -> ModuleType:
+    """The module in the file `name`.py beside this one; its folder stays out of what the program can import."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    del sys.modules[name]
+    return module
 
 
 def _take_channel() -> Callable[[dict[str, Any]], None]:
@@ -111,18 +132,26 @@ def _sanitized(program: str, entry_point: str) -> str:
 def _parses(program: str) -> bool:
     try:
         ast.parse(program)
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
+    except _DOES_NOT_PARSE:
         return False
     return True
 
 
-def _answers(program: str, entry_point: str, inputs: list[Any], seconds: list[float]) -> Iterator[dict[str, Any]]:
-    """An answer a call, until one fails; as EvalPlus, each suite begins with a fresh namespace."""
-    space: dict[str, Any] = {}
+def _are_same(one: str, other: str) -> bool:
+    """But for comments and layout."""
     try:
-        with _clock(_IMPORT_SECONDS):
-            exec(compile(program, "<program>", "exec"), space)
-        function = space.get(entry_point)
+        return ast.dump(ast.parse(one)) == ast.dump(ast.parse(other))
+    except _DOES_NOT_PARSE:
+        return one == other
+
+
+def _answers(
+    cells: tuple[str, ...], is_strict: bool, entry_point: str, inputs: list[Any], seconds: list[float]
+) -> Iterator[dict[str, Any]]:
+    """An answer a call, until one fails; as EvalPlus, each suite begins with a fresh namespace."""
+    try:
+        with _clock(_LOAD_SECONDS):
+            function = _load(cells, is_strict, entry_point)
         if function is None:
             yield {"failed": "no code"}
             return
@@ -137,6 +166,29 @@ def _answers(program: str, entry_point: str, inputs: list[Any], seconds: list[fl
         raise
     except BaseException as error:  # noqa: BLE001 - SystemExit and the like are the program's answer, too
         yield {"failed": _reason(error)}
+
+
+def _load(cells: tuple[str, ...], is_strict: bool, entry_point: str) -> Any:
+    """What is called `entry_point` when all cells have run in one namespace; None where nothing is.
+
+    What a cell raises is raised where it is strict, or where the function is missing because of it. Once that is
+    there, an example after it that fails, reads input or exits says nothing about it. Not so a program without end.
+    """
+    space: dict[str, Any] = {}
+    faults = [fault for fault in (_fault(cell, space) for cell in cells) if fault is not None]
+    if faults and (is_strict or entry_point not in space):
+        raise faults[-1]
+    return space.get(entry_point)
+
+
+def _fault(cell: str, space: dict[str, Any]) -> BaseException | None:
+    try:
+        exec(compile(cell, "<program>", "exec", dont_inherit=True), space)
+    except _OutOfTimeError:
+        raise
+    except BaseException as error:  # noqa: BLE001 - SystemExit as well
+        return error
+    return None
 
 
 def _reason(error: BaseException) -> str:

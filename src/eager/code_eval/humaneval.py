@@ -165,7 +165,7 @@ def _compute(problem: CodeProblem, sandbox: Sandbox) -> tuple[dict[str, list[Any
         {"name": name, "inputs": inputs[name], "seconds": [_CANONICAL_SECONDS] * len(inputs[name])} for name in SUITES
     )
     program = problem.prompt + problem.canonical_solution
-    job = Job(program, problem.entry_point, suites, sanitize=False, answer_bytes=_CANONICAL_BYTES)
+    job = Job(program, problem.prompt, problem.entry_point, suites, sanitize=False, answer_bytes=_CANONICAL_BYTES)
     ran = sandbox.run(job, _CANONICAL_SECONDS)
     lines = [json.loads(line) for line in ran.answers.split(b"\n")[:-1]]
     for suite in SUITES:

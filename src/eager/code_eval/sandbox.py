@@ -26,11 +26,11 @@ from eager.errors import last_line
 Ending: TypeAlias = Literal["ended", "timeout", "output"]
 _Mode: TypeAlias = Literal["root", "user", "unsafe"]
 
-_GUEST = Path(__file__).with_name("guest.py")
+_GUEST, _PROGRAM = (Path(__file__).with_name(name) for name in ("guest.py", "program.py"))
 _PACKAGES = "/packages"
 _CHUNK_BYTES = 1 << 16
 _PROBE_SECONDS = 30.0
-_READY = b'{"ready": true}\n'
+_READY, _SAME = b'{"ready": true}\n', b'{"same": true}\n'
 _NO_NETWORK = (["list", []], ["list", ["lo"]])
 _KEPT_PRINT = 2000
 
@@ -90,12 +90,15 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What the guest is to do: call `entry_point` of `program` with every input of every suite.
+    """What the guest is to do: call `entry_point` of the program in `text` with every input of every suite.
 
-    Each suite is {"name", "inputs", "seconds": one limit a call}. `answer_bytes` bounds what may come back.
+    `prompt` is the head of the function, for a `text` that goes on where it ends. With `sanitize` the program is what
+    EvalPlus's sanitizer leaves of it, else all of it is run. Each suite is {"name", "inputs", "seconds": one limit a
+    call}. `answer_bytes` bounds what may come back.
     """
 
-    program: str
+    text: str
+    prompt: str
     entry_point: str
     suites: tuple[dict[str, Any], ...]
     sanitize: bool
@@ -104,11 +107,15 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What came back: `answers` is whatever the program made of it, to be believed in nothing."""
+    """What came back: `answers` is whatever the program made of it, to be believed in nothing.
+
+    `is_same`, said before the program is run: the sanitizer leaves all of it that does anything.
+    """
 
     answers: bytes
     ending: Ending
     seconds: float
+    is_same: bool = False
 
 
 class Sandbox:
@@ -138,7 +145,8 @@ class Sandbox:
         """Run for at most so long. CodeEvalError where the sandbox itself fails: that is no answer of the program."""
         ran, printed = self._run(job, seconds, self._mode)
         if ran.answers.startswith(_READY):
-            return Ran(ran.answers[len(_READY) :], ran.ending, ran.seconds)
+            answers = ran.answers[len(_READY) :]
+            return Ran(answers, ran.ending, ran.seconds, is_same=answers.startswith(_SAME))
         if ran.ending == "timeout":
             raise CodeEvalError(f"Python did not start in {ran.seconds:.0f} s: use fewer --workers, a longer --timeout")
         raise CodeEvalError(f"a sandbox did not start ({last_line(printed.decode('utf-8', 'replace'))}): {_OR_UNSAFE}")
@@ -193,7 +201,7 @@ class Sandbox:
     def _fault(self, mode: _Mode) -> str | None:
         """Why this mode does not do; None where it does."""
         suite = {"name": "probe", "inputs": [[]], "seconds": [_PROBE_SECONDS]}
-        job = Job(_PROBE, "probe", (suite,), sanitize=False, answer_bytes=_CHUNK_BYTES)
+        job = Job(_PROBE, "", "probe", (suite,), sanitize=False, answer_bytes=_CHUNK_BYTES)
         ran, printed = self._run(job, _PROBE_SECONDS, mode)
         if not ran.answers.startswith(_READY):
             return last_line(printed)
@@ -228,6 +236,7 @@ def _confinement(interpreter: Interpreter, mode: _Mode, tmp_mb: int) -> list[str
                 arguments += ["--perms", "0755", "--dir", str(parent)]  # else root's only
         arguments += ["--ro-bind", base, base]
     arguments += ["--ro-bind", interpreter.packages, _PACKAGES, "--ro-bind", str(_GUEST), "/guest.py"]
+    arguments += ["--ro-bind", str(_PROGRAM), "/program.py"]
     return [*arguments, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"]
 
 
