@@ -278,28 +278,3 @@ TEXTS = [
     ("choices", _CHOICE, r"\boxed{D \cdot x}", "D", False),
     ("choices", _CHOICE, r"\boxed{B^2}", "B", False),
 ]
-
-# (text, the choice that it says somewhere: the lenient reading)
-SAID = [
-    ("Answer: C", "C"),
-    ("answer: c", "C"),
-    ("The answer is (c).", "C"),
-    ("<answer>C</answer>", "C"),
-    ("<answer> (c) </answer>", "C"),
-    ("Option C is correct.", "C"),
-    ("option (C) is the right answer", "C"),
-    ("A, B and C are wrong so D", "D"),
-    ("A, B and C are wrong, so D.", "D"),
-    ("A and B are out, which leaves D.", "D"),
-    (r"The answer is \mathbf{C}", "C"),
-    (r"The answer is \textsf{C}", "C"),
-    ("The answer is A and C.", "A, C"),
-    ("The answer is A + B", "A, B"),
-    ("Answer: A or B", "A, B"),
-    ("both A and C are correct", "A, C"),
-    ("Option A is not correct.", None),
-    ("The answer is a matter of taste.", None),
-    ("so A is wrong", None),
-    (r"\boxed{A = 5}. Answer: D", "D"),
-    (r"\boxed{B}. Answer: D", "B"),
-]

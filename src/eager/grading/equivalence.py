@@ -19,6 +19,8 @@ Algebra: TypeAlias = Callable[[Number | Expression, Number | Expression], bool]
 
 # Beyond this an "answer" is a runaway text: it is compared as a string and never sent to a worker.
 MAX_ANSWER_CHARS = 2000
+# x, AB, f(x) name something; what is longer is a label, and says nothing.
+_SHORT_NAME = 4
 
 
 def same_answer(gold: str, answer: str, algebra: Algebra | None = None) -> Verdict:
@@ -66,12 +68,10 @@ def _same(left: Value, right: Value, algebra: Algebra | None) -> Verdict:
 
 
 def _same_named(left: Value, right: Value, algebra: Algebra | None) -> Verdict:
-    """A name may be left out; two short names must agree. y = 2x is as well an equation to be solved otherwise."""
+    """A name may be left out; two short ones must agree. With two of them, y = 2x and x = y/2 may be one equation."""
     if isinstance(left, Named) and isinstance(right, Named):
-        verdict = _same(left.value, right.value, algebra)
-        agree = left.name == right.name or max(len(left.name), len(right.name)) > 3
-        if verdict is not False and agree:
-            return verdict
+        if left.name == right.name or max(len(left.name), len(right.name)) > _SHORT_NAME:
+            return _same(left.value, right.value, algebra)
         return _ask(algebra, Expression(left.text), Expression(right.text))
     if isinstance(left, Named):
         return _against_equation(left, right, algebra)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Literal, TypeAlias
 
-from eager.grading.undress import END_TAG, text_inside, undress
+from eager.grading.undress import END_TAG, undress
 
 AnswerKind: TypeAlias = Literal["math", "choice", "code"]
 Fallback: TypeAlias = Literal["none", "hashes", "last_number"]
@@ -17,7 +17,8 @@ END_OF_THINKING = ("</think>", "<|channel|>final<|message|>")
 
 # Where a model that does not stop goes on with a turn or a problem that nobody gave it.
 _RUN_ON = re.compile(
-    rf"{END_TAG.pattern}|^[ \t]{{0,9}}[*#]{{0,5}}[ \t]?(?:Question|Problem|Q|User|Human|Instruction)[ \t]?\d{{0,4}}[*]{{0,2}}:",
+    rf"{END_TAG.pattern}"
+    r"|^[ \t]{0,9}[*#]{0,5}[ \t]?(?:Question|Problem|Q|User|Human|Instruction)[ \t]?\d{0,4}[*]{0,2}:",
     re.MULTILINE,
 )
 
@@ -27,7 +28,9 @@ _BOX_COMMAND = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 # \boxed 5: TeX takes the next token; we take the next word, if it can be an answer at all.
 _BARE_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])[ \t]*(?P<answer>[^\s${}]{0,99}\d[^\s$]{0,99}|[A-Z](?![A-Za-z]))")
 # What stands before a box that only shows how to box, as in a prompt that the model repeats.
-_SHOWN = re.compile(r"(?:\bas in|\be\.g\.|\bin the form(?:at)?(?: of)?|\blike so)[\s:,`$\"'(]{0,6}\\{0,2}(?:boxed|fbox)\s*\{?$")
+_SHOWN = re.compile(
+    r"(?:\bas in|\be\.g\.|\bin the form(?:at)?(?: of)?|\blike so)[\s:,`$\"'(]{0,6}\\{0,2}(?:boxed|fbox)\s*\{?$"
+)
 _SHOWN_CHARS = 60
 
 # What may stand around a letter: brackets, quotes, markdown and LaTeX dressing.
@@ -55,14 +58,15 @@ _SPOKEN = tuple(
 )
 
 _CHOICE = re.compile(
-    r"(?:both|either)?\s*(?P<letters>L(?:S\s*L)*)(?:\s*(?:[.):]|\\text\{).*)?".replace(
+    r"(?:both|either)?\s*(?P<letters>L(?:S\s*L)*)(?:\s*[.):].*)?".replace(
         "L", r"[(\[]*(?:(?:option|choice)s?\s*)?[(\[]*[A-Da-d](?![A-Za-z0-9_^='])[)\]]*"
-    ).replace("S", r"\s*(?:,|/|\+|&|;|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b)+"),
+    ).replace("S", r"\s*(?:,|/|\+|&|;|\b(?:and|or)\b)+"),
     re.IGNORECASE | re.DOTALL,
 )
 # More than this is no choice, and no last line, but a text.
 _CHOICE_CHARS = _LINE_CHARS = 300
 _MAX_TURNS = 20
+_TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _RUN_OF_LETTERS = re.compile(r"A?B?C?D?")
 
 _HASHES = re.compile(r"####[ \t]*(?P<answer>[^\n#]+)")
@@ -107,9 +111,9 @@ def last_boxed(text: str) -> str | None:
 
 
 def choice_letter(answer: str) -> str | None:
-    r"""The choice that an answer is: "C" for C, c, (C), \text{(C)}, "C. 42 J", "Option C"; "A, C" where it is several."""
+    r"""The choice that an answer is: "C" for C, c, \text{(C)}, "C. 42 J", "Option C"; "A, C" where it is several."""
     plain = undress(answer[:_CHOICE_CHARS])
-    plain = text_inside(plain) or plain
+    plain = _TEXT.sub(r" \1 ", plain).strip()
     if len(plain) > 1 and _RUN_OF_LETTERS.fullmatch(plain):
         return ", ".join(plain)
     match = _CHOICE.fullmatch(plain)

@@ -89,11 +89,11 @@ def closing_brace(text: str, start: int) -> int:
 
 
 def strip_braces(text: str) -> str:
-    """`text` without the braces (not \\{) and the quotes that hold all of it."""
+    """`text` without the braces (not \\{), the quotes and the stars that hold all of it."""
     text = text.strip()
     while text[:1] == "{" and closing_brace(text, 0) == len(text) - 1:
         text = text[1:-1].strip()
-    while len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+    while len(text) > 1 and text[0] == text[-1] and text[0] in "\"'*":
         text = text[1:-1].strip()
     return text
 
@@ -152,7 +152,7 @@ def _keep_inside(inside: str, before: str) -> str:
 
 
 def _as_text(inside: str, before: str) -> str:
-    r"""\text{...} for words; one letter, or no letter at all, is mathematics, unless it is the unit of what is before."""
+    r"""\text{...} for words; one letter, or no letter at all, is mathematics, unless a unit of what is before."""
     plain = inside.strip()
     is_word = len(plain) > 1 if not before or not (before.isdigit() or before in "})") else plain not in ("e", "i")
     return f"\\text{{{inside}}}" if is_word and re.search("[A-Za-z]{1}", plain) else _keep_inside(inside, before)
@@ -164,7 +164,10 @@ def _replace_groups(text: str, command: re.Pattern[str], replace: Callable[[str,
     for match in command.finditer(text):
         end = closing_brace(text, match.end() - 1)
         if match.start() >= position and end >= 0:
-            parts += [text[position : match.start()], replace(text[match.end() : end], text[: match.start()].rstrip()[-1:])]
+            parts += [
+                text[position : match.start()],
+                replace(text[match.end() : end], text[: match.start()].rstrip()[-1:]),
+            ]
             position = end + 1
     return "".join([*parts, text[position:]])
 

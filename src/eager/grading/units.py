@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 _SAME = {
-    "cm": "centimeter centimetre cms", "m": "meter metre", "km": "kilometer kilometre kms", "mm": "millimeter millimetre",
+    "cm": "centimeter centimetre cms", "m": "meter metre", "km": "kilometer kilometre kms",
+    "mm": "millimeter millimetre",
     "in": "inch inches", "ft": "foot feet", "yd": "yard", "mi": "mile",
     "g": "gram gramme gm gms", "kg": "kilogram kilo kgs", "mg": "milligram", "lb": "pound lbs", "oz": "ounce",
     "l": "liter litre", "ml": "milliliter millilitre", "gal": "gallon",
     "s": "second sec secs", "min": "minute mins", "h": "hour hr hrs", "yr": "year yrs",
-    "mph": "", "km/h": "kmh kmph kph", "m/s": "", "usd": "dollar buck us$ $", "eur": "euro €", "gbp": "£", "jpy": "yen ¥",
-    "inr": "rupee rs ₹", "cent": "¢", "%": "percent pct percentage", "deg": "degree", "rad": "radian",
+    "mph": "", "km/h": "kmh kmph kph", "m/s": "", "usd": "dollar buck us$ $", "eur": "euro €", "gbp": "£",
+    "jpy": "yen ¥", "inr": "rupee rs ₹", "cent": "¢", "%": "percent pct percentage", "deg": "degree", "rad": "radian",
 }  # fmt: skip
 _MULTIWORD = {
     "miles per hour": "mph", "mile per hour": "mph", "kilometers per hour": "km/h", "meters per second": "m/s",
@@ -32,8 +33,8 @@ _QUALIFIERS = {
 }  # fmt: skip
 # A phrase with one of these is no unit: "5 or more", "5 is wrong".
 _NO_UNIT = {
-    "and", "or", "not", "is", "are", "if", "when", "where", "wrong", "incorrect", "than", "plus", "minus", "times", "no",
-    "mod", "modulo", "base", "over", "isn't", "but", "unless", "least", "most", "about", "almost", "except", "to",
+    "and", "or", "not", "is", "are", "if", "when", "where", "wrong", "incorrect", "than", "plus", "minus", "times",
+    "no", "mod", "modulo", "base", "over", "isn't", "but", "unless", "least", "most", "about", "almost", "except", "to",
     "between", "squared", "cubed", "false", "true", "half", "quarter", "third", "thirds",
 }  # fmt: skip
 _MAGNITUDES = {
@@ -42,7 +43,7 @@ _MAGNITUDES = {
 _ANY = {"unit", "number", "in total", "total", "altogether"}  # they say nothing
 _MAX_WORDS = 4
 
-_MONEY = r"\\\$|US\$|[€£¥₹¢]|USD|EUR|GBP|JPY|INR"
+_MONEY = r"(?:US)?\\\$|[€£¥₹¢]|USD|EUR|GBP|JPY|INR"
 _MONEY_BEFORE = re.compile(rf"(?P<minus>-?)\s*(?P<unit>{_MONEY})\s*(?=[\d.+-])")
 _MONEY_AFTER = re.compile(rf"(?P<value>.*[\d}}])\s*(?P<unit>{_MONEY})")
 _DEGREES_AFTER = re.compile(
@@ -85,9 +86,9 @@ def split_unit(text: str) -> tuple[str, Unit]:
             return match["value"].strip(), _symbol_unit(match)
     for pattern in (_TEXT_AFTER, _WORDS_AFTER):
         match = pattern.fullmatch(text)
-        unit = match and _phrase(match, bare=pattern is _WORDS_AFTER)
-        if match and unit:
-            return match["value"].strip(), unit
+        phrase = match and _phrase(match, bare=pattern is _WORDS_AFTER)
+        if match and phrase:
+            return match["value"].strip(), phrase
     return text, NO_UNIT
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TypeAlias
 
-from eager.grading.undress import closing_brace, strip_braces, text_inside, undress
+from eager.grading.undress import strip_braces, text_inside, undress
 from eager.grading.units import NO_UNIT, Unit, split_unit
 
 # Beyond this a run of digits is not turned into a number, nor a power of ten written out.
@@ -46,7 +46,7 @@ class Expression:
 
 @dataclass(frozen=True)
 class Group:
-    """`brackets`: "" for a bare list, "{}" for a set, "()", "[]", "(]", "[)" for tuples and intervals, "u" for a union."""
+    """`brackets`: "" of a bare list, "{}" of a set, "()", "[]", "(]", "[)" of tuples and intervals, "u" of a union."""
 
     text: str
     brackets: str
@@ -79,12 +79,16 @@ _DECIMAL = re.compile(
     r"(?:[eE](?P<e>[+-]?\d{1,5})|\s*(?:\\times|\\cdot|\*|x)\s*10\s*\^\s*(?:\{\s*(?P<braced>[+-]?\d{1,5})\s*\}|(?P<digit>\d)))?"
 )
 _POWER_OF_TEN = re.compile(r"(?P<sign>[+-]?)\s*10\s*\^\s*(?:\{\s*(?P<braced>[+-]?\d{1,5})\s*\}|(?P<digit>\d))")
-_FRACTION = re.compile(r"(?P<sign>[+-]?)\s*(?:\\frac\{(?P<a>[^{}]*)\}\{(?P<b>[^{}]*)\}|(?P<c>[\d.,]+)\s*/\s*(?P<d>[\d.,]+))")
+_FRACTION = re.compile(
+    r"(?P<sign>[+-]?)\s*(?:\\frac\{(?P<a>[^{}]*)\}\{(?P<b>[^{}]*)\}|(?P<c>[\d.,]+)\s*/\s*(?P<d>[\d.,]+))"
+)
 _MIXED = re.compile(
-    r"(?P<sign>[+-]?)\s*(?P<whole>\d[\d, ]*?)\s*(?:\\frac\{\s*(?P<a>\d+)\s*\}\{\s*(?P<b>\d+)\s*\}|\s(?P<c>\d+)\s*/\s*(?P<d>\d+))"
+    r"(?P<sign>[+-]?)\s*(?P<whole>\d[\d, ]*?)\s*"
+    r"(?:\\frac\{\s*(?P<a>\d+)\s*\}\{\s*(?P<b>\d+)\s*\}|\s(?P<c>\d+)\s*/\s*(?P<d>\d+))"
 )
 _CLOCK = re.compile(r"\d{1,2}:[0-5]\d")
-_WORDS = re.compile(r"[^\W\d_]+(?:[\s'-]+[^\W\d_]+)*[.!?]?")
+_WORDS = re.compile(r"[^\W\d_]+(?:\s+[^\W\d_]+)*[.!?]?")
+_SAID = re.compile(r"[^\W\d_]+(?:[\s'-]+[^\W\d_]+)*[.!?]?")
 _AND_OR = re.compile(r"\s*,?\s*(?:\\text\{\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*", re.IGNORECASE)
 _OR = re.compile(r"\\text\{\s*or\s*\}|(?<![A-Za-z])or(?![A-Za-z])", re.IGNORECASE)
 _NAME = re.compile(
@@ -123,7 +127,7 @@ def _parse(text: str, depth: int) -> Value:
 
 def _said(value: Value) -> Value:
     """Letters that stood in a \\text are words, whatever they would be outside: never a product."""
-    letters = isinstance(value, Expression) and len(value.text) > 1 and _WORDS.fullmatch(value.text)
+    letters = isinstance(value, Expression) and len(value.text) > 1 and _SAID.fullmatch(value.text)
     return Words(value.text, True) if letters else value
 
 
@@ -141,7 +145,7 @@ def _quantity(text: str) -> Value | None:
 
 def _with_unit(text: str, value: Value, unit: Unit) -> Value:
     if unit.factor != 1 and isinstance(value, Number):
-        value = Number(value.text, value.value * unit.factor, value.half_place and value.half_place * unit.factor)
+        value = Number(text, value.value * unit.factor, value.half_place and value.half_place * unit.factor)
     bare = Unit(unit.name, unit.qualifiers)
     return value if bare == NO_UNIT else Measured(text, value, bare)
 
@@ -161,7 +165,7 @@ def _number(text: str) -> Number | None:
         return _decimal(match, text)
     if match := _POWER_OF_TEN.fullmatch(text):
         power = _power_of_ten(match["braced"] or match["digit"])
-        return power and Number(text, -power if match["sign"] == "-" else power)
+        return None if power is None else Number(text, -power if match["sign"] == "-" else power)
     if match := _MIXED.fullmatch(text):
         return _mixed(match, text)
     if match := _FRACTION.fullmatch(text):
@@ -323,11 +327,11 @@ def _holds_all(text: str) -> bool:
 
 
 def _words(text: str) -> Value | None:
-    """Letters that are words and no product: four or more of one kind, or capitals as in AB."""
+    """Letters that are words and no product: four or more together, capitals as in AB, a capital as in No."""
     if re.search(r"\\(?!text)", text) or not _WORDS.fullmatch(re.sub(r"\\text\{([^{}]*)\}", r"\1", text).strip()):
         return None
     plain = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text).strip(" .!?")
-    surely = len(plain) >= 4 or re.fullmatch(r"[A-Z]{2,}|[A-Z][a-z]{1,}", plain)
+    surely = max(map(len, plain.split())) >= 4 or re.fullmatch(r"[A-Z]{2,}|[A-Z][a-z]{1,}", plain)
     return Words(plain, "\\text" in text) if surely else None
 
 
