@@ -30,7 +30,7 @@ _UNEVALUATED = (sympy.Integral, sympy.Derivative, sympy.Limit, sympy.Sum, sympy.
 _CANNOT = (ArithmeticError, AttributeError, NotImplementedError, RecursionError, TypeError, ValueError)
 
 _DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
-_MISREAD = re.compile(r"\d\s+\d|[A-Za-z}]\s*'|\^\s*\{?\s*\\prime")  # 2 3 would be 5, and f' would be f
+_MISREAD = re.compile(r"(?<![_\d])\d+\s+\d|[A-Za-z}]\s*'|\^\s*\{?\s*\\prime")  # 2 3 would be 5, and f' would be f
 
 _CLEANING = NormalizationConfig(units=False, malformed_operators=True, nits=False, boxed="none")
 _READING = ConversionConfig(lowercase_symbols=False)

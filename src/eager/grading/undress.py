@@ -23,7 +23,7 @@ _NAMED = {
 }  # fmt: skip
 _SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
 
-_SPACING = re.compile(r"\\(?:quad|qquad|hfill|,|;|:|>| )|\\[hv]space\*?\{[^{}]*\}|~|(?<!\\)\\\n")
+_SPACING = re.compile(r"(?<!\\)\\(?:quad|qquad|hfill|,|;|:|>| )|\\[hv]space\*?\{[^{}]*\}|~|(?<!\\)\\\n")
 _SILENT = re.compile(
     r"\\(?:left|right)\s*\.|\\(?:left|right|[bB]igg?[lr]?|(?:display|text|script)style|limits|nolimits|tiny|small|"
     r"footnotesize|normalsize|large|Large|LARGE|huge|Huge|bf|rm|it|sf|tt|bfseries|itshape|boldmath|centering|noindent)"

@@ -13,7 +13,7 @@ from eager.grading.units import NO_UNIT, Unit, split_unit
 
 # Beyond this a run of digits is not turned into a number, nor a power of ten written out.
 MAX_NUMBER_CHARS = 400
-_MAX_DEPTH = 12
+_MAX_DEPTH = 5
 _MAX_ITEMS = 60
 
 # A decimal with fewer significant digits is never taken for a rounded value.
@@ -93,7 +93,7 @@ _AND_OR = re.compile(r"\s*,?\s*(?:\\text\{\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:a
 _OR = re.compile(r"\\text\{\s*or\s*\}|(?<![A-Za-z])or(?![A-Za-z])", re.IGNORECASE)
 _NAME = re.compile(
     r"\\?[A-Za-z]+(?:_(?:\w|\{[^{}]*\}))?'*(?:\s*\(\s*\\?[A-Za-z]+\s*(?:,\s*[A-Za-z]\s*)*\))?"
-    r"|\\text\{[^{}]*\}|\\(?:angle|triangle|overline|hat|bar|vec)\s*\{?[A-Za-z]*\}?"
+    r"|\(\s*[A-Za-z](?:\s*,\s*[A-Za-z]){1,5}\s*\)|\\text\{[^{}]*\}|\\(?:angle|triangle|overline|hat|bar|vec)\s*\{?[A-Za-z]*\}?"
 )
 _FUNCTIONS = {"\\pi", "\\infty", "e", "i", "\\sqrt", "\\frac", "\\emptyset"}
 _RELATION = re.compile(r"(\\le(?![A-Za-z])|\\ge(?![A-Za-z])|<|>|\\equiv(?![A-Za-z])|(?<![<>!:\\])=)")
@@ -151,11 +151,12 @@ def _with_unit(text: str, value: Value, unit: Unit) -> Value:
 
 
 def _measured(text: str, depth: int) -> Value | None:
-    """An expression with its unit; a factor (2x million) is left alone."""
+    """An expression with its unit; a factor (2x million) is left alone, and so is a unit of units."""
     counted, unit = split_unit(text)
     if counted == text or unit.factor != 1:
         return None
-    return _with_unit(text, _parse(counted, depth + 1), unit)
+    value = _parse(counted, depth + 1)
+    return None if isinstance(value, Measured) else _with_unit(text, value, unit)
 
 
 def _number(text: str) -> Number | None:
