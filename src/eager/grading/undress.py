@@ -49,6 +49,9 @@ _BRACKETED = re.compile(r"(?:\^|\\sqrt)\s*\(")
 
 _WORDS_ONLY = re.compile(r"[^\W\d_]{2,}(?:[\s'-]+[^\W\d_]+)*|")
 
+# "= 5", "\\approx 5": how exact it is, the digits say.
+_EQUALS = re.compile(r"^(?:=(?!=)|\\approx(?![A-Za-z])|≈)\s*")
+
 _LABEL = re.compile(
     r"(?:(?:so|thus|hence|therefore|and)\b,?\s*)?(?:the\s+|my\s+|our\s+)?(?:(?:final|correct|right)\s+)?"
     r"(?:answer|ans|result|solution)\b\s*(?:is|are|=|:)*\s*[:=]?\s*|#+\s*(?=[\d$\\+-])",
@@ -219,4 +222,4 @@ def _without_end(text: str) -> str:
     text = text.strip(" ,;:")
     if text.endswith(".") and not text.endswith(".."):
         text = text[:-1].rstrip()
-    return text[1:].lstrip() if re.match(r"=(?!=)", text) else text
+    return _EQUALS.sub("", text)

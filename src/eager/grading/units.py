@@ -128,7 +128,11 @@ def _phrase(match: re.Match[str], bare: bool) -> Unit | None:
 def _is_bare_unit(words: list[str], glued: bool) -> bool:
     """Outside \\text letters may be variables: only what is surely a word counts."""
     known = words[0] in _BARE or words[0] in _QUALIFIERS or words[0].rstrip("s") in _MAGNITUDES
-    return known or (not glued and len(words[0]) >= 4) or (not glued and words[0] in ("sq", "cubic", "cu", "per"))
+    return (
+        known
+        or (not glued and len(words[0]) >= 4)
+        or (not glued and words[0] in ("sq", "sq.", "cubic", "cu", "cu.", "per"))
+    )
 
 
 def _name(words: list[str], power: str | None) -> str | None:

@@ -98,6 +98,7 @@ _NAME = re.compile(
 _FUNCTIONS = {"\\pi", "\\infty", "e", "i", "\\sqrt", "\\frac", "\\emptyset"}
 _RELATION = re.compile(r"(\\le(?![A-Za-z])|\\ge(?![A-Za-z])|<|>|\\equiv(?![A-Za-z])|(?<![<>!:\\])=)")
 _MEMBER = re.compile(r"(?P<name>.{1,40}?)\s*\\in(?![A-Za-z])\s*(?P<value>.+)")
+_BUILDER = re.compile(r"\\\{\s*(?P<name>[A-Za-z])\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\||:|\\mid)(?P<condition>.+)\\\}")
 _PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])")
 _OPEN, _CLOSE = "([{", ")]}"
 
@@ -303,6 +304,9 @@ def _inequality(text: str, sides: list[str], signs: list[str], depth: int) -> Va
 
 def _bracketed(text: str, depth: int) -> Value | None:
     """{a, b}, (a, b), [a, b): the brackets must hold all of the text."""
+    if builder := _BUILDER.fullmatch(text):  # {x : x > 3} is x > 3
+        condition = _parse(builder["condition"], depth + 1)
+        return condition if isinstance(condition, Named | Group) else None
     plain = text.replace("\\{", "{").replace("\\}", "}").replace("\\langle", "(").replace("\\rangle", ")")
     if len(plain) < 2 or plain[0] not in _OPEN or plain[-1] not in _CLOSE or not _holds_all(plain):
         return None
