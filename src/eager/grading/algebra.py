@@ -94,6 +94,8 @@ def _same_values(left: Sympy, right: Sympy, half_place: Fraction | None) -> bool
 
 def _same_relations(left: Sympy, right: Sympy) -> bool:
     """2x + 4y = 6 and x + 2y = 3: the sides differ by the same but for a factor, a positive one if it is < or <=."""
+    if not all(isinstance(side, sympy.Expr) for side in (*left.args, *right.args)):
+        return False
     left, right = (side.reversed if side.rel_op in (">", ">=") else side for side in (left, right))
     a, b = left.lhs - left.rhs, right.lhs - right.rhs
     ratios = [_quotient(_evaluate(a, point), _evaluate(b, point)) for point in _points(a, b)]

@@ -19,8 +19,8 @@ Algebra: TypeAlias = Callable[[Number | Expression, Number | Expression], bool]
 
 # Beyond this an "answer" is a runaway text: it is compared as a string and never sent to a worker.
 MAX_ANSWER_CHARS = 2000
-# x, AB, f(x) name something; what is longer is a label, and says nothing.
-_SHORT_NAME = 4
+# x, AB, f(x), \alpha name something; a word is a label, and says nothing.
+_LABEL = re.compile(r"\\text\{.*\}|[A-Za-z]{5,}|")
 
 
 def same_answer(gold: str, answer: str, algebra: Algebra | None = None) -> Verdict:
@@ -68,9 +68,9 @@ def _same(left: Value, right: Value, algebra: Algebra | None) -> Verdict:
 
 
 def _same_named(left: Value, right: Value, algebra: Algebra | None) -> Verdict:
-    """A name may be left out; two short ones must agree. With two of them, y = 2x and x = y/2 may be one equation."""
+    """A name may be left out; two must agree, but for labels. y = 2x and x = y/2 may be one equation."""
     if isinstance(left, Named) and isinstance(right, Named):
-        if left.name == right.name or max(len(left.name), len(right.name)) > _SHORT_NAME:
+        if left.name == right.name or _LABEL.fullmatch(left.name) or _LABEL.fullmatch(right.name):
             return _same(left.value, right.value, algebra)
         return _ask(algebra, Expression(left.text), Expression(right.text))
     if isinstance(left, Named):
@@ -90,10 +90,16 @@ def _same_measured(left: Value, right: Value, algebra: Algebra | None) -> Verdic
     b = right if isinstance(right, Measured) else Measured(right.text, right, NO_UNIT)
     if not compatible(a.unit, b.unit):
         return False
-    verdict = _same(a.value, b.value, algebra)
-    if verdict is not True and "%" in (a.unit.name, b.unit.name) and a.unit != b.unit:
-        return _any([verdict, _same(_share(a), _share(b), algebra)])
-    return verdict
+    if "%" in (a.unit.name, b.unit.name) and a.unit != b.unit:
+        return _same_share(a, b, algebra)
+    return _same(a.value, b.value, algebra)
+
+
+def _same_share(a: Measured, b: Measured, algebra: Algebra | None) -> Verdict:
+    """10 % is 0.1; and where the question asks for per cent, 10. Not so 0.1 %: without the sign it is another share."""
+    small = any(isinstance(side.value, Number) and abs(side.value.value) <= 1 for side in (a, b) if side.unit.name)
+    as_written = False if small else _same(a.value, b.value, algebra)
+    return _any([as_written, _same(_share(a), _share(b), algebra)])
 
 
 def _share(measured: Measured) -> Value:

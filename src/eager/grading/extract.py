@@ -58,8 +58,8 @@ _SPOKEN = tuple(
 )
 
 _CHOICE = re.compile(
-    r"(?:both|either)?\s*(?P<letters>L(?:S\s*L)*)(?:\s*[.):].*)?".replace(
-        "L", r"[(\[]*(?:(?:option|choice)s?\s*)?[(\[]*[A-Da-d](?![A-Za-z0-9_^='])[)\]]*"
+    r"(?:both|either)?\s*(?P<letters>L(?:S\s*L)*)(?:\s*:.*|(?<=[.)\]])\s.*)?".replace(
+        "L", r"[(\[]*(?:(?:option|choice)s?\s*)?[(\[]*[A-Da-d](?![A-Za-z0-9_^='])[)\].]*"
     ).replace("S", r"\s*(?:,|/|\+|&|;|\b(?:and|or)\b)+"),
     re.IGNORECASE | re.DOTALL,
 )

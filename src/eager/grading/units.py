@@ -26,9 +26,12 @@ _BARE = {
     "mph", "usd", "eur", "gbp", "jpy", "inr", "gal", "pct", "%", "deg",
 }  # fmt: skip
 
+_SQUARE, _CUBIC = {"square", "sq", "sq."}, {"cubic", "cu", "cu."}
+
+_ERAS = {"bc", "ad", "bce", "ce"}  # outside \text, bc is a product
 # They are part of the answer: "5 pm" is neither "5 am" nor "5".
 _QUALIFIERS = {
-    "am", "pm", "bc", "ad", "bce", "ce", "more", "less", "fewer", "north", "south", "east", "west", "left", "right",
+    *_ERAS, "am", "pm", "more", "less", "fewer", "north", "south", "east", "west", "left", "right",
     "up", "down", "increase", "decrease", "profit", "loss", "gain",
 }  # fmt: skip
 # A phrase with one of these is no unit: "5 or more", "5 is wrong".
@@ -51,7 +54,7 @@ _DEGREES_AFTER = re.compile(
 )
 _PERCENT_AFTER = re.compile(r"(?P<value>.*[^\s\\])\s*\\?%")
 _MODULUS_AFTER = re.compile(
-    r"(?P<value>.*[^\s(])\s*(?:\\pmod|\(?\s*\\(?:bmod|mod)|\(\s*(?:\\text\{\s*)?mod\b\s*\}?|(?<= )mod\b)\s*"
+    r"(?P<value>.*[^\s(])\s*(?:\\pmod|\\mod|\(\s*(?:\\bmod|\\mod|(?:\\text\{\s*)?mod\b\s*\}?))\s*"
     r"\{?\s*(?P<modulus>\d+)\s*\}?\s*\)?"
 )
 _BASE_AFTER = re.compile(r"(?P<value>[\d.]+)\s*_\s*\{?\s*(?P<base>\d+)\s*\}?")
@@ -127,18 +130,14 @@ def _phrase(match: re.Match[str], bare: bool) -> Unit | None:
 
 def _is_bare_unit(words: list[str], glued: bool) -> bool:
     """Outside \\text letters may be variables: only what is surely a word counts."""
-    known = words[0] in _BARE or words[0] in _QUALIFIERS or words[0].rstrip("s") in _MAGNITUDES
-    return (
-        known
-        or (not glued and len(words[0]) >= 4)
-        or (not glued and words[0] in ("sq", "sq.", "cubic", "cu", "cu.", "per"))
-    )
+    known = words[0] in _BARE | _QUALIFIERS - _ERAS or words[0].rstrip("s") in _MAGNITUDES
+    return known or (not glued and (len(words[0]) >= 4 or words[0] in _SQUARE | _CUBIC | {"per"}))
 
 
 def _name(words: list[str], power: str | None) -> str | None:
-    if words and words[0] in ("square", "sq", "sq."):
+    if words and words[0] in _SQUARE:
         words, power = words[1:], "2"
-    elif words and words[0] in ("cubic", "cu", "cu."):
+    elif words and words[0] in _CUBIC:
         words, power = words[1:], "3"
     if words and words[0] in ("of", "per"):
         words = words[1:]

@@ -95,6 +95,8 @@ _NAME = re.compile(
     r"\\?[A-Za-z]+(?:_(?:\w|\{[^{}]*\}))?'*(?:\s*\(\s*\\?[A-Za-z]+\s*(?:,\s*[A-Za-z]\s*)*\))?"
     r"|\(\s*[A-Za-z](?:\s*,\s*[A-Za-z]){1,5}\s*\)|\\text\{[^{}]*\}|\\(?:angle|triangle|overline|hat|bar|vec)\s*\{?[A-Za-z]*\}?"
 )
+_LETTER = re.compile(r"[A-Za-z]")
+_ARITHMETIC = re.compile(r"\\(?:times|cdot|div|frac|sqrt|pi|le|ge)(?![A-Za-z])|\\text\{[^{}]*\}")
 _FUNCTIONS = {"\\pi", "\\infty", "e", "i", "\\sqrt", "\\frac", "\\emptyset"}
 _RELATION = re.compile(r"(\\le(?![A-Za-z])|\\ge(?![A-Za-z])|<|>|\\equiv(?![A-Za-z])|(?<![<>!:\\])=)")
 _MEMBER = re.compile(r"(?P<name>.{1,40}?)\s*\\in(?![A-Za-z])\s*(?P<value>.+)")
@@ -274,10 +276,12 @@ def _relation(text: str, depth: int) -> Value | None:
 
 def _equation(text: str, sides: list[str], depth: int) -> Value | None:
     name, value = sides[0], sides[-1]
-    if not _is_name(name):
-        if len(sides) > 2 or not _is_name(value):
-            return None
+    if not _is_name(name) and len(sides) == 2 and _is_name(value):
         name, value = value, name
+    elif not _LETTER.search(_ARITHMETIC.sub("", name)):  # 3 + 4 = 7 says 7
+        name = ""
+    elif not _is_name(name):
+        return None
     return Named(text, _squeeze(name), _parse(value, depth + 1))
 
 
