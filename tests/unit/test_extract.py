@@ -106,6 +106,22 @@ def test_gpt_oss_final_channel_ends_thinking() -> None:
         "Let me think.\nC",
         "Let me think.\n(C)",
         "Let me think.\n**C**",
+        "Answer: c",
+        "The answer is (c).",
+        "<answer>C</answer>",
+        "<answer> (c) </answer>",
+        "Option C is correct.",
+        "option (C) is the right answer",
+        "A, B and D are wrong so C",
+        "A, B and D are wrong, so C.",
+        "A and B are out, which leaves C.",
+        r"The answer is \mathbf{C}",
+        r"The answer is \textsf{C}",
+        r"\boxed{\textcolor{red}{C}}",
+        r"\boxed{c}",
+        r"\boxed{C}. Answer: D",
+        r"\boxed{A = 5}. Answer: C",
+        r"\boxed{A_1}. Answer: C",
         "The answer is A. No, wait: the answer is C.",
         r"The answer is A? I box \boxed{C}",
         r"\boxed{x^2} but the answer is C",
@@ -128,6 +144,11 @@ def test_a_choice_is_found_as_models_write_it(text: str) -> None:
         "The answer is E.",
         "Choices: A, B, C and D.",
         "I cannot answer. Could be anything",
+        "Option A is not correct.",
+        "so A is wrong",
+        r"\boxed{A = 5}",
+        r"\boxed{C_2H_6}",
+        r"I was told to box it, as in \boxed{A}.",
     ],
 )
 def test_a_text_without_a_choice_has_none(text: str) -> None:
@@ -135,9 +156,46 @@ def test_a_text_without_a_choice_has_none(text: str) -> None:
     assert extract_answer(text, "choice") is None
 
 
-@pytest.mark.parametrize(("answer", "letter"), [("C", "C"), ("(b)", None), (" (B) ", "B"), ("D.", "D"), ("AB", None)])
-def test_a_choice_letter_is_one_upper_case_letter(answer: str, letter: str | None) -> None:
-    """A to D in upper case, dressed or not; anything longer or smaller is none."""
+@pytest.mark.parametrize(
+    ("text", "letters"),
+    [
+        (r"\boxed{A and C}", "A, C"),
+        (r"\boxed{C + A}", "A, C"),
+        (r"\boxed{\text{A or C}}", "A, C"),
+        (r"\boxed{AC}", "A, C"),
+        ("The answer is A and C.", "A, C"),
+        ("The answer is A + C", "A, C"),
+        ("Answer: A or C", "A, C"),
+        ("both A and C are correct", "A, C"),
+    ],
+)
+def test_a_hedge_is_all_its_letters(text: str, letters: str) -> None:
+    """Whoever names two choices is credited with neither, and with both where both are asked for."""
+    assert extract_answer(text, "choice") == letters
+
+
+@pytest.mark.parametrize("text", ["Answer: C", "C", "<answer>C</answer>", r"\boxed{A = 5}. Answer: C"])
+def test_the_strict_reading_takes_boxes_only(text: str) -> None:
+    """What is said outside a box is no answer there; what is boxed is one in both readings."""
+    assert extract_answer(text, "choice", strict=True) is None
+    assert extract_answer(text + r" \boxed{B}", "choice", strict=True) == "B"
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("C", "C"),
+        ("(b)", "B"),
+        (" (B) ", "B"),
+        ("D.", "D"),
+        ("AC", "A, C"),
+        ("DAD", None),
+        ("A - B", None),
+        ("e", None),
+    ],
+)
+def test_a_choice_letter_is_what_a_choice_may_look_like(answer: str, letter: str | None) -> None:
+    """A to D, dressed or not, in either case; several for a question with several answers; else none."""
     assert choice_letter(answer) == letter
 
 
@@ -148,6 +206,15 @@ def test_a_choice_letter_is_one_upper_case_letter(answer: str, letter: str | Non
         ("#### 1\nno\n#### 1,234", "1,234"),
         (r"\boxed{5}" + "\n#### 6", "5"),
         ("72", None),
+        ("#### 72 clips altogether in April and May", "72"),
+        ("#### $72 per week", r"\$72"),
+        ("#### **72**", "**72**"),
+        ("#### 72<|im_end|>", "72"),
+        ("#### 72\n\nQuestion: And now?\n#### 5", "72"),
+        ("#### 72</s>\n#### 5", "72"),
+        ("#### 72 or 73", "72 or 73"),
+        ("#### 72 million", "72 million"),
+        ("Question: what is asked?\n#### 72", "72"),
     ],
 )
 def test_hashes_are_gsm8ks_fallback(text: str, answer: str | None) -> None:

@@ -259,13 +259,16 @@ def test_an_impossible_time_limit_is_refused() -> None:
         ("no answer", "25", "math", Graded(None, False)),
         (r"\boxed{26}", None, "math", Graded("26", None)),
         ("no answer", None, "math", Graded(None, None)),
-        ("Answer: C", "C", "choice", Graded("C", True)),
-        ("Answer: C", "(C)", "choice", Graded("C", True)),
-        ("Answer: C", "D", "choice", Graded("C", False)),
+        (r"\boxed{C}", "C", "choice", Graded("C", True)),
+        (r"\boxed{C}", "(C)", "choice", Graded("C", True)),
+        (r"\boxed{C}", "D", "choice", Graded("C", False)),
+        ("Answer: C", "C", "choice", Graded(None, False, Graded("C", True))),
+        ("Answer: C", None, "choice", Graded(None, None, Graded("C", None))),
+        ("no answer", "C", "choice", Graded(None, False)),
         ("def f(): ...", None, "code", Graded(None, None)),
         ("def f(): ...", "f", "code", Graded(None, None)),
     ],
 )
 def test_grading_one_text(grader: MathGrader, text: str, target: str | None, kind: str, graded: Graded) -> None:
-    """No answer is wrong; no target, and code, is ungraded."""
+    """No answer is wrong; no target, and code, is ungraded; a choice outside a box is another reading."""
     assert grade(text, target, kind, grader) == graded  # type: ignore[arg-type]

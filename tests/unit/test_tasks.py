@@ -151,7 +151,7 @@ def test_humaneval_is_ungraded_and_keeps_what_grading_needs(tmp_path: Path) -> N
 def test_loaded_tasks_grade_by_their_kind(tmp_path: Path) -> None:
     """A letter for GPQA, a number behind hashes for gsm8k, 025 for AIME."""
     cases = [
-        ("fingertap/GPQA-Diamond", "I think the answer is (B).", "B"),
+        ("fingertap/GPQA-Diamond", r"I think it is \boxed{(B)}.", "B"),
         ("openai/gsm8k", "So\n#### 1,001", "1,001"),
         ("Maxwell-Jia/AIME_2024", r"Thus \boxed{025}", "025"),
     ]
@@ -296,7 +296,7 @@ def test_a_known_benchmark_under_other_column_names(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "p.jsonl", [{"q": "A. 1 B. 2", "a": "B"}])
     loaded = load("fingertap/GPQA-Diamond", data_path=path, prompt_field="q", target_field="a")
     with MathGrader() as grader:
-        assert loaded.grade("Answer: B", loaded.problems[0], grader) == Graded("B", True)
+        assert loaded.grade(r"\boxed{B}", loaded.problems[0], grader) == Graded("B", True)
     assert loaded.instruction == TASKS["fingertap/GPQA-Diamond"].instruction
 
 

@@ -1,154 +1,226 @@
-r"""The cheap part of "are these one answer?": decided without Math-Verify wherever that is certain.
+r"""Are these one answer? docs/grading.md says in words what counts as equal.
 
-Most answers of a contest are integers: deciding those here means that many runs never start a worker process.
+Both are read into values, and values are compared: numbers exactly, lists item by item. Only where two expressions meet
+does it take algebra; whoever has it at hand passes it in (`algebra`), for the others the verdict is open.
 """
 
 import re
+from collections.abc import Callable, Iterable
 from fractions import Fraction
+from functools import lru_cache
+from typing import TypeAlias
+
+from eager.grading.undress import undress
+from eager.grading.units import NO_UNIT, compatible
+from eager.grading.values import Expression, Group, Measured, Named, Number, Value, Words, parse
+
+Verdict: TypeAlias = bool | None  # None: it takes algebra
+Algebra: TypeAlias = Callable[[Number | Expression, Number | Expression], bool]
 
 # Beyond this an "answer" is a runaway text: it is compared as a string and never sent to a worker.
 MAX_ANSWER_CHARS = 2000
-# Beyond this a run of digits is not turned into a number (int() of a very long string is quadratic).
-MAX_NUMBER_CHARS = 400
-
-_CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
-_DRESSING = re.compile(
-    r"\\(?:left|right|displaystyle|bigl|bigr|Bigl|Bigr|limits)(?![A-Za-z])|(?<!\\)\\(?:[,;: ]|[()\[\]])|\\?\$|~"
-)
-_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mbox|operatorname)\s*\{([^{}]*)\}")
-_DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degrees?(?![A-Za-z])|°|(?<=\d)\s*degrees?\b", re.IGNORECASE)
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:(?:,|\{,\})\d{3})+(?:\.\d+)?")
-_SHORT_FRACTION = re.compile(r"\\frac\s*(\d)\s*(\d)(?!\d)")
-_UNIT_AFTER_NUMBER = re.compile(
-    r"([+-]?[\d.,/]+)\s*\\(?:text|mathrm|mbox)\s*\{(?!\s*(?:hundred|thousand|[mb]illion|dozen|percent|and\b|or\b))"
-    r"[^{}]*[A-Za-z][^{}]*\}(?:\^\{?\d\}?)?"
-)
-
-_RATIONAL = re.compile(
-    r"(?P<sign>[+-]?)(?:(?P<decimal>\d+(?:\.\d*)?|\.\d+)"
-    r"|\\frac\{(?P<minus>-?)(?P<top>\d+)\}\{(?P<bottom>\d+)\}|(?P<a>\d+)/(?P<b>\d+))"
-)
-_IN_BASE = re.compile(r"(?P<digits>[0-9A-Fa-f]+)_\{?(?P<base>\d+)\}?")
+# x, AB, f(x), \alpha name something; a word is a label, and says nothing.
+_LABEL = re.compile(r"\\text\{.*\}|[A-Za-z]{5,}|")
 
 
-def same_answer(gold: str, answer: str) -> bool | None:
-    """True or False where that is certain; None where it takes algebra to tell."""
+def same_answer(gold: str, answer: str, algebra: Algebra | None = None) -> Verdict:
+    """True or False where that is certain; None where it takes algebra to tell, and none is given."""
     if gold == answer:
         return True
     if max(len(gold), len(answer)) > MAX_ANSWER_CHARS:
         return False
-    left, right = normalise(gold), normalise(answer)
-    if not left or not right:
-        return left == right
-    if left == right:
-        return True
-    for decide in (_compare_rationals, _compare_bases, _compare_letters):
-        verdict = decide(left, right)
-        if verdict is not None:
-            return verdict
-    return _compare_words(gold, answer)
+    left, right = _parsed(gold), _parsed(answer)
+    if not left.text or not right.text:
+        return left.text == right.text
+    return _same(left, right, algebra)
 
 
 def normalise(answer: str) -> str:
-    r"""`answer` without what carries no meaning: $, spacing, \text, degrees, thousands commas, a trailing dot.
+    """`answer` without its dress; a number in one spelling, without a unit that may be left out.
 
     Over MAX_ANSWER_CHARS it comes back as it is.
     """
     if len(answer) > MAX_ANSWER_CHARS:
         return answer
-    text = _CONTROL.sub("", answer).replace("\\!", "")
-    text = _DRESSING.sub(" ", text).strip().rstrip(".").strip()
-    text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
-    unit = _UNIT_AFTER_NUMBER.fullmatch(text)
-    text = _DEGREES.sub("", _TEXT.sub(r" \1 ", unit[1] if unit else text)).strip()
-    if _THOUSANDS.fullmatch(text):  # the whole answer only: 1,234 inside brackets is two numbers
-        text = text.replace("{,}", "").replace(",", "")
-    text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)
-    # A space parts two words or a command from its argument; beside anything else it is only typography.
-    text = re.sub(r"\s*([^\w\s\\])\s*", r"\1", text)
-    return _strip_outer_braces(re.sub(r"\s+", " ", text).strip().rstrip(".").strip())
+    value = _parsed(answer)
+    if isinstance(value, Measured) and not value.unit.qualifiers:
+        value = value.value
+    if isinstance(value, Number):
+        return str(value.value)
+    return _squeeze(value.text if isinstance(value, Words) else undress(answer))
 
 
-def expand_plus_minus(answer: str) -> str:
-    r"""`answer` with every \pm written out as two values, a part of a list at a time: "1 \pm a" -> "1 + a, 1 - a"."""
-    if "\\pm" not in answer or len(answer) > MAX_ANSWER_CHARS:
-        return answer
-    parts: list[str] = []
-    for part in _top_level_parts(answer):
-        parts += [part] if "\\pm" not in part else [_with_sign(part, "+", "-"), _with_sign(part, "-", "+")]
-    return ", ".join(parts)
+_parsed = lru_cache(maxsize=1024)(parse)  # one target meets every answer to its problem
 
 
-def _with_sign(part: str, plus: str, minus: str) -> str:
-    text = re.sub(r"\\pm(?![A-Za-z])", plus, part)
-    return re.sub(r"\\mp(?![A-Za-z])", minus, text).strip()
-
-
-def _top_level_parts(answer: str) -> list[str]:
-    """`answer` cut at the commas that lie in no bracket."""
-    parts, depth, start = [], 0, 0
-    for position, character in enumerate(answer):
-        depth += (character in "([{") - (character in ")]}")
-        if character == "," and depth == 0:
-            parts.append(answer[start:position])
-            start = position + 1
-    return [*parts, answer[start:]]
-
-
-def _strip_outer_braces(text: str) -> str:
-    while text.startswith("{") and text.endswith("}") and _closes_at_the_end(text):
-        text = text[1:-1].strip()
-    return text
-
-
-def _closes_at_the_end(text: str) -> bool:
-    """Whether the brace that opens `text` is closed by its last character, and not before."""
-    depth = 0
-    for position, character in enumerate(text):
-        depth += (character == "{") - (character == "}")
-        if depth == 0:
-            return position == len(text) - 1
-    return False
-
-
-def _compare_rationals(left: str, right: str) -> bool | None:
-    a, b = _rational(left), _rational(right)
-    if a is None or b is None:
-        return None
-    if a == b:
+def _same(left: Value, right: Value, algebra: Algebra | None) -> Verdict:
+    if _squeeze(left.text) == _squeeze(right.text):
         return True
-    # A decimal may be a rounded fraction: how near is near enough is Math-Verify's to say.
-    return None if "." in left + right else False
+    if isinstance(left, Named) or isinstance(right, Named):
+        return _same_named(left, right, algebra)
+    if isinstance(left, Measured) or isinstance(right, Measured):
+        return _same_measured(left, right, algebra)
+    if isinstance(left, Group) or isinstance(right, Group):
+        return _same_groups(left, right, algebra)
+    if isinstance(left, Words) or isinstance(right, Words):
+        return _same_words(left, right)
+    return _same_leaves(left, right, algebra)
 
 
-def _rational(text: str) -> Fraction | None:
-    match = _RATIONAL.fullmatch(text) if len(text) <= MAX_NUMBER_CHARS else None
-    if match is None:
+def _same_named(left: Value, right: Value, algebra: Algebra | None) -> Verdict:
+    """A name may be left out; two must agree, but for labels. y = 2x and x = y/2 may be one equation."""
+    if isinstance(left, Named) and isinstance(right, Named):
+        if left.name == right.name or _LABEL.fullmatch(left.name) or _LABEL.fullmatch(right.name):
+            return _same(left.value, right.value, algebra)
+        return _ask(algebra, Expression(left.text), Expression(right.text))
+    if isinstance(left, Named):
+        return _against_equation(left, right, algebra)
+    assert isinstance(right, Named)
+    return _against_equation(right, left, algebra)
+
+
+def _against_equation(named: Named, other: Value, algebra: Algebra | None) -> Verdict:
+    if isinstance(other, Expression) and "=" in other.text:
+        return _ask(algebra, Expression(named.text), other)
+    return _same(named.value, other, algebra)
+
+
+def _same_measured(left: Value, right: Value, algebra: Algebra | None) -> Verdict:
+    a = left if isinstance(left, Measured) else Measured(left.text, left, NO_UNIT)
+    b = right if isinstance(right, Measured) else Measured(right.text, right, NO_UNIT)
+    if not compatible(a.unit, b.unit):
+        return False
+    if "%" in (a.unit.name, b.unit.name) and a.unit != b.unit:
+        return _same_share(a, b, algebra)
+    return _same(a.value, b.value, algebra)
+
+
+def _same_share(a: Measured, b: Measured, algebra: Algebra | None) -> Verdict:
+    """10 % is 0.1; and where the question asks for per cent, 10. Not so 0.1 %: without the sign it is another share."""
+    small = any(isinstance(side.value, Number) and abs(side.value.value) <= 1 for side in (a, b) if side.unit.name)
+    as_written = False if small else _same(a.value, b.value, algebra)
+    return _any([as_written, _same(_share(a), _share(b), algebra)])
+
+
+def _share(measured: Measured) -> Value:
+    """10 % as 1/10."""
+    value = measured.value
+    if measured.unit.name != "%" or not isinstance(value, Number):
+        return value
+    return Number(value.text + "/100", value.value / 100, value.half_place and value.half_place / 100)
+
+
+def _same_words(left: Value, right: Value) -> bool:
+    """Letter by letter. In \\text the case does not matter; outside, letters are names, and there it does."""
+    if not all(isinstance(side, Words) or re.fullmatch(r"[^\W\d_]+", side.text) for side in (left, right)):
+        return False
+    a, b = _squeeze(left.text), _squeeze(right.text)
+    said = any(isinstance(side, Words) and side.said for side in (left, right))
+    return a.casefold() == b.casefold() if said else a == b
+
+
+def _same_leaves(left: Value, right: Value, algebra: Algebra | None) -> Verdict:
+    assert isinstance(left, Number | Expression)
+    assert isinstance(right, Number | Expression)
+    if isinstance(left, Number) and isinstance(right, Number):
+        return same_numbers(left, right)
+    if all(isinstance(side, Number) or re.fullmatch(r"[A-Za-z]", side.text) for side in (left, right)):
+        return False  # two letters, or a letter and a number
+    return _ask(algebra, left, right)
+
+
+def same_numbers(left: Number, right: Number) -> bool:
+    """Exactly; but a decimal is also the fraction that it is when rounded to the digits that are written."""
+    if left.value == right.value:
+        return True
+    rounded = [side for side in (left, right) if side.half_place is not None]
+    if len(rounded) != 1:
+        return False
+    exact = right if rounded[0] is left else left
+    return not _ends(exact.value) and abs(left.value - right.value) <= (rounded[0].half_place or 0)
+
+
+def _ends(value: Fraction) -> bool:
+    """Whether the value has a finite decimal: then a decimal has no reason to be a rounded form of it."""
+    bottom = value.denominator
+    for prime in (2, 5):
+        while bottom % prime == 0:
+            bottom //= prime
+    return bottom == 1
+
+
+def _same_groups(left: Value, right: Value, algebra: Algebra | None) -> Verdict:
+    if not (isinstance(left, Group) and isinstance(right, Group)):
+        other = right if isinstance(left, Group) else left
+        # An expression may name a set: \mathbb{R}, A \setminus B.
+        return _ask(algebra, left, right) if isinstance(other, Expression) and "\\" in other.text else False
+    kinds = {left.brackets, right.brackets}
+    if "u" in kinds:
+        matched = kinds == {"u"} and _all_match(left.items, right.items, algebra)
+        return matched or _ask(algebra, left, right)
+    if kinds == {"{}"}:
+        return _same_sets(left.items, right.items, algebra)
+    if kinds <= {"", "{}"}:
+        return _all_match(left.items, right.items, algebra)
+    if "{}" in kinds or len(left.items) != len(right.items):
+        return False
+    pair = len(left.items) == 2
+    if pair and len(kinds - {""}) + ("" in kinds and "()" not in kinds) > 1:
+        return False  # [1, 2] is an interval, (1, 2) an open one or a point; 1, 2 can only be a point
+    return _all(_same(a, b, algebra) for a, b in zip(left.items, right.items, strict=True))
+
+
+def _same_sets(left: tuple[Value, ...], right: tuple[Value, ...], algebra: Algebra | None) -> Verdict:
+    """Each element of one is in the other; how often it is listed does not matter."""
+    rows = [[_same(a, b, algebra) for b in right] for a in left]
+    columns = zip(*rows, strict=True)
+    return _all(_any(line) for line in [*rows, *columns])
+
+
+def _all_match(left: tuple[Value, ...], right: tuple[Value, ...], algebra: Algebra | None) -> Verdict:
+    """Whether the items pair off, in any order. Each takes the first of its equals that is free."""
+    if len(left) != len(right):
+        return False
+    free, unsure = list(right), []
+    for item in left:
+        match = next((other for other in free if _same(item, other, None)), None)
+        if match is None:
+            unsure.append(item)
+        else:
+            free.remove(match)
+    return _pair_off(unsure, free, algebra)
+
+
+def _pair_off(left: list[Value], right: list[Value], algebra: Algebra | None) -> Verdict:
+    free, is_open = list(right), False
+    for item in left:
+        verdicts = [(_same(item, other, algebra), other) for other in free]
+        match = next((other for verdict, other in verdicts if verdict), None)
+        if match is not None:
+            free.remove(match)
+        elif any(verdict is None for verdict, _ in verdicts):
+            is_open = True
+        else:
+            return False
+    return None if is_open else True
+
+
+def _ask(algebra: Algebra | None, left: Value, right: Value) -> Verdict:
+    if algebra is None:
         return None
-    top, bottom = match["top"] or match["a"], match["bottom"] or match["b"] or "1"
-    if int(bottom) == 0:
-        return None
-    value = Fraction(match["decimal"]) if match["decimal"] else Fraction(int(top), int(bottom))
-    return -value if (match["sign"] == "-") != bool(match["minus"]) else value
+    return algebra(*(side if isinstance(side, Number) else Expression(side.text) for side in (left, right)))
 
 
-def _compare_bases(left: str, right: str) -> bool | None:
-    """52_8 against 52_9: Math-Verify drops the base. A base left out on one side is no difference."""
-    a, b = _IN_BASE.fullmatch(left), _IN_BASE.fullmatch(right)
-    if a is None or b is None:
-        return None
-    return (a["digits"].lstrip("0"), int(a["base"])) == (b["digits"].lstrip("0"), int(b["base"]))
+def _any(verdicts: Iterable[Verdict]) -> Verdict:
+    known = list(verdicts)
+    return True if True in known else None if None in known else False
 
 
-def _compare_letters(left: str, right: str) -> bool | None:
-    """Single letters, as in multiple choice: the same one or not; upper and lower case are two variables."""
-    return False if len(left) == len(right) == 1 and left.isalpha() and right.isalpha() else None
+def _all(verdicts: Iterable[Verdict]) -> Verdict:
+    known = list(verdicts)
+    return False if False in known else None if None in known else True
 
 
-def _compare_words(gold: str, answer: str) -> bool | None:
-    r"""A \text{word} against letters: the same word, whatever its case. Math-Verify reads letters as a product."""
-    left, right = normalise(gold), normalise(answer)
-    words = all(re.fullmatch(r"[^\W\d_]{2,}(?: [^\W\d_]+)*", side) for side in (left, right))
-    if words and any(_TEXT.search(side) for side in (gold, answer)):
-        return left.casefold() == right.casefold()
-    return None
+def _squeeze(text: str) -> str:
+    """Without the spaces that part neither two words nor a command from what follows it."""
+    return re.sub(r"\s*([^\w\s\\]|(?<![A-Za-z])(?=\\))\s*", r"\1", re.sub(r"\s+", " ", text).strip())

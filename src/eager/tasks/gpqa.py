@@ -20,10 +20,10 @@ PUBLISHED_INSTRUCTION = (
 
 def _to_problem(row: Row, index: int) -> Problem:
     answer = required(row, "answer", index)
-    letter = choice_letter(answer.upper())
-    if letter is None:
+    letters = choice_letter(answer)
+    if letters is None:
         raise TaskError(f"row {index + 1} has the answer {answer!r}, which is none of the letters A to D: correct it")
-    return Problem(index, required(row, "question", index), letter, {})
+    return Problem(index, required(row, "question", index), letters, {})
 
 
 GPQA_DIAMOND = Task(
