@@ -13,16 +13,17 @@ def plan(*arguments):
     return _plan(context.params)
 
 
-@pytest.mark.parametrize(("given", "expected"), [([], None), (["none"], None), (["99"], 99.0), (["97.5"], 97.5)])
+@pytest.mark.parametrize(("given", "expected"), [([], 99.0), (["none"], None), (["99"], 99.0), (["97.5"], 97.5)])
 def test_the_percentile_is_a_number_or_none(given, expected):
-    """`none` is a fixed threshold."""
+    """`none` is a fixed threshold; the default is the published code's."""
     (rules,) = plan(*(["--threshold_percentile", *given] if given else [])).rules
     assert rules.threshold_percentile == expected
 
 
 def test_every_threshold_has_its_rules():
     """They differ in the threshold alone; the same one twice counts once."""
-    made = plan("--entropy_threshold", "1.5,2,1.5", "--max_sequences", "7", "--top_p", "0.9")
+    fixed = ("--threshold_percentile", "none", "--max_sequences", "7")
+    made = plan("--entropy_threshold", "1.5,2,1.5", "--top_p", "0.9", *fixed)
     assert made.rules == (BranchConfig(7, 1.5), BranchConfig(7, 2.0))
     assert made.sampling == SamplingParams(top_p=0.9)
     with pytest.raises(ValueError, match="differ in nothing but their thresholds"):
