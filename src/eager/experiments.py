@@ -80,7 +80,7 @@ class Run:
         self._task = task
         self._journal = journal
         self._grader = grader
-        self._regrader = Regrader(grader)
+        self._regrader = Regrader(grader, may_fall_back=False)
         self._on_progress = on_progress
         self._prompts = [_encode(engine, task, problem) for problem in task.problems]
         for problem, ids in zip(task.problems, self._prompts, strict=True):

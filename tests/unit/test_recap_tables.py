@@ -248,6 +248,8 @@ def test_without_math_verify_strings_decide_and_it_is_said(monkeypatch: pytest.M
     assert regrader.grade(["$5$", "6", None], "5") == [True, False, False]
     assert regrader.group(["$5$", "5", None]) == [0, 0, None]
     assert regrader.fallback == "no Math-Verify"
+    with pytest.raises(GradingUnavailable, match="no Math-Verify"):
+        Regrader(MathGrader(), may_fall_back=False).group(["x", "y"])
 
 
 def test_folders_are_told_apart_by_as_little_as_is_needed(tmp_path: Path) -> None:

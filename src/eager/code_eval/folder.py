@@ -115,9 +115,9 @@ def grade_folder(folder: Path, wanted: Seq[str], grading: Grading) -> list[Outco
         for results in chosen:
             judged = grading.judge(results)
             if judged and results.is_whole:  # a damaged file stays as it is
-                outcomes.append(_write(results, judged, Regrader(grader)))
+                outcomes.append(_write(results, judged, Regrader(grader, may_fall_back=False)))
         if outcomes:
-            _rewrite_dependents(everything, chosen, Regrader(grader))
+            _rewrite_dependents(everything, chosen, Regrader(grader, may_fall_back=False))
     grading.problems.extend(findings.problems)
     if not outcomes:
         why = f" ({'; '.join(grading.problems)})" if grading.problems else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 from eager.metrics import Summary
 from eager.results.experiment import Experiment, Facts
@@ -16,32 +16,11 @@ from eager.store.journal import JOURNAL_NAME, Journal, StoreError
 from eager.store.records import PromptRecord, merged
 
 
-class Results(Protocol):
-    """One experiment of a folder, wherever it is kept. `path` is its result file."""
-
-    @property
-    def experiment(self) -> Experiment: ...
-    @property
-    def facts(self) -> Facts: ...
-    @property
-    def path(self) -> Path: ...
-    @property
-    def builds_on(self) -> Experiment | None:
-        """The experiment of this folder that its first sequences are kept with; None where it holds them itself."""
-
-    @property
-    def is_whole(self) -> bool:
-        """False once `records` has met damage that hid the prompts after it."""
-
-    def records(self) -> Iterator[PromptRecord]:
-        """The finished prompts, one at a time in memory, as often as it is called; what cannot be read is noted."""
-
-    def regrade(self, grades: Mapping[int, Grades], regrader: Regrader) -> Summary:
-        """Give the prompts with these indices other grades, for good, and write the result file. Raises StoreError."""
-
-
 class JournalResults:
-    """An experiment in the journal; `eager_adapt` and `eager` with the `eager_init` that they build on."""
+    """An experiment in the journal, to be used like a ResultFile.
+
+    The first sequences of `eager_adapt` and `eager` are kept with the `eager_init` that they build on.
+    """
 
     is_whole = True
 
@@ -64,6 +43,7 @@ class JournalResults:
         self._regrader = regrader
 
     def records(self) -> Iterator[PromptRecord]:
+        """The finished prompts, ascending, one at a time in memory; what cannot be read is noted."""
         indices = self._journal.prompts(self.experiment.name)
         for index in indices:
             try:
@@ -76,6 +56,7 @@ class JournalResults:
         self._findings.check_number(place, len(indices), self.facts.n_prompts)
 
     def regrade(self, grades: Mapping[int, Grades], regrader: Regrader) -> Summary:
+        """Give prompts other grades, by index, and write the result file with their scores. Raises StoreError."""
         name = self.experiment.name
         for index, (answers, correct) in grades.items():
             # The sequences of `eager_init` come first and are graded there.
@@ -83,6 +64,10 @@ class JournalResults:
             first = len(answers) - n_own
             self._journal.append_grades(name, index, answers[first:], correct[first:])
         return write_experiment(self._journal, self.experiment, regrader).scores
+
+
+Results: TypeAlias = JournalResults | ResultFile
+"""One experiment of a folder, wherever it is kept."""
 
 
 def open_folder(

@@ -52,7 +52,11 @@ def _dumps(data: Any) -> str:
 
 
 class ResultFile:
-    """One experiment's results. Opening reads its head; `records` streams the rest, as often as it is called."""
+    """One experiment's results. Opening reads its head; `records` streams the rest, as often as it is called.
+
+    `is_whole` is False once that has met damage which hides the prompts after it. `builds_on` is the experiment that
+    its first sequences are kept with: a file holds all of its own.
+    """
 
     builds_on = None
 

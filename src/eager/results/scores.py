@@ -13,10 +13,14 @@ from eager.store.records import PromptRecord
 
 
 class Regrader:
-    """Compares answers with Math-Verify where it is installed, else as normalised strings; `fallback` says why."""
+    """Compares answers with Math-Verify where it is installed, else as normalised strings; `fallback` says why.
 
-    def __init__(self, grader: MathGrader) -> None:
+    With `may_fall_back` False it raises GradingUnavailable instead: for what is kept.
+    """
+
+    def __init__(self, grader: MathGrader, *, may_fall_back: bool = True) -> None:
         self._grader = grader
+        self._may_fall_back = may_fall_back
         self.fallback: str | None = None
 
     def grade(self, answers: Seq[str | None], target: str | None) -> list[bool | None]:
@@ -31,7 +35,7 @@ class Regrader:
             try:
                 return self._grader.group(answers)
             except GradingUnavailable as error:
-                self.fallback = str(error)
+                self._fall_back(error)
         numbers: dict[str, int] = {}
         normal = [None if answer is None else normalise(answer) for answer in answers]
         return [None if text is None else numbers.setdefault(text, len(numbers)) for text in normal]
@@ -49,8 +53,13 @@ class Regrader:
             try:
                 return self._grader.equivalent(target, answer)
             except GradingUnavailable as error:
-                self.fallback = str(error)
+                self._fall_back(error)
         return normalise(target) == normalise(answer)
+
+    def _fall_back(self, error: GradingUnavailable) -> None:
+        if not self._may_fall_back:
+            raise error
+        self.fallback = str(error)
 
 
 class Grades(NamedTuple):
