@@ -25,7 +25,7 @@ _SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
 
 _SPACING = re.compile(r"(?<!\\)\\(?:quad|qquad|hfill|,|;|:|>| )|\\[hv]space\*?\{[^{}]*\}|~|(?<!\\)\\\n")
 _SILENT = re.compile(
-    r"\\(?:left|right)\s*\.|\\(?:left|right|[bB]igg?[lr]?|(?:display|text|script)style|limits|nolimits|tiny|small|"
+    r"\\(?:left|right)\s*\.|\\(?:left|right|[bB]igg?[lr]?|(?:display|text|script)style|limits|nolimits|tiny|scriptsize|small|"
     r"footnotesize|normalsize|large|Large|LARGE|huge|Huge|bf|rm|it|sf|tt|bfseries|itshape|boldmath|centering|noindent)"
     r"(?![A-Za-z])|(?<!\\)\\[()\[\]]|\\color\s*(?:\[[a-z]*\])?\s*\{[^{}]*\}|\\(?:phantom|tag|label)\*?\s*\{[^{}]*\}"
 )
@@ -37,7 +37,9 @@ _TEXT_FONT = re.compile(
     r"\\(?:text(?:bf|it|rm|normal|sf|tt|sc|up|md)?|mathrm|mbox|hbox|operatorname\*?|emph)\s*\{(?!\s*\})"
 )
 _EMPTY_TEXT = re.compile(r"\\(?:text(?:bf|it|rm)?|mathrm|mbox)\s*\{\s*\}")
-_MARKDOWN = re.compile(r"(?<![\w)}])\*\*|\*\*(?![\w(\\-])|~~|`|</?(?:strong|em|answer|final_answer|span|br|code)\s*/?>")
+_MARKDOWN = re.compile(
+    r"(?<![\w)}])\*\*|\*\*(?![\w(\\-])|~~|`|^\s*__|__\s*$|</?(?:strong|em|answer|final_answer|span|br|code)\s*/?>"
+)
 _SHORT_FRACTION = re.compile(r"\\frac\s*(?:(?P<a>\d)|\{(?P<aa>[^{}]*)\})\s*(?:(?P<b>\d)|\{(?P<bb>[^{}]*)\})")
 _SHORT_ROOT = re.compile(r"\\sqrt\s*(\d+|[A-Za-z](?![A-Za-z]))")
 _PLAIN_NAME = re.compile(
@@ -57,6 +59,11 @@ _LABEL = re.compile(
     r"(?:answer|ans|result|solution)\b\s*(?:is|are|=|:)*\s*[:=]?\s*|#+\s*(?=[\d$\\+-])",
     re.IGNORECASE,
 )
+
+
+# \text{The number of apples is } 7
+_TEXT_LABEL = re.compile(r"\\text\{[A-Za-z' ]{1,60}(?:\bis|\bare|:|=)\s*\}\s*(?=[\d$\\(+-])")
+_DENIED = re.compile(r"\b(?:not|no|never|neither|nor|least|most|than|about|false|wrong|if|when)\b|n't", re.IGNORECASE)
 
 
 def undress(answer: str) -> str:
@@ -176,12 +183,14 @@ def _replace_groups(text: str, command: re.Pattern[str], replace: Callable[[str,
 
 
 def _plain_mathematics(text: str) -> str:
-    """pi/3, sqrt(3), x**2, 2^(1/3), \\dfrac12: what is written outside TeX, or short, as TeX has it in full."""
+    """pi/3, sqrt(3), x**2, 2^(1/3), x^12, \\dfrac12: what is written outside TeX, or short, as TeX has it in full."""
     text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text).replace("**", "^")
     text = re.sub(r"\\(?:leqslant|leq|le)(?![A-Za-z])|<=", r"\\le ", text)
     text = re.sub(r"\\(?:geqslant|geq|ge)(?![A-Za-z])|>=", r"\\ge ", text)
     text = re.sub(r"\\(?:lt|gt)(?![A-Za-z])", lambda sign: "<" if sign[0] == "\\lt" else ">", text)
     text = _PLAIN_NAME.sub(lambda match: "\\" + _PLAIN_NAMES.get(match["name"], match["name"]) + " ", text)
+    text = text.replace("\\langle", "(").replace("\\rangle", ")")
+    text = re.sub(r"\^\s*(\d{2,})", r"^{\1}", text)  # TeX would raise the first digit; nobody means that
     text = _replace_brackets(text)
     text = _SHORT_FRACTION.sub(_full_fraction, text)
     return _SHORT_ROOT.sub(r"\\sqrt{\1}", text)
@@ -206,6 +215,8 @@ def _replace_brackets(text: str) -> str:
 
 def _without_label(text: str) -> str:
     r"""Without "The answer is", "Answer:", "#"; the label may stand in a \text of its own."""
+    if match := _TEXT_LABEL.match(text):
+        return text if _DENIED.search(match[0]) else text[match.end() :]
     opened = text.startswith("\\text{")
     body = text[len("\\text{") :] if opened else text
     label = _LABEL.match(body.lstrip())
@@ -219,7 +230,7 @@ def _without_label(text: str) -> str:
 
 def _without_end(text: str) -> str:
     """Without the punctuation that ends a sentence; an ellipsis, which says "and so on", stays."""
-    text = text.strip(" ,;:")
+    text = re.sub(r"(?:\\\\)+$", "", text.strip(" ,;:")).strip()
     if text.endswith(".") and not text.endswith(".."):
         text = text[:-1].rstrip()
     return _EQUALS.sub("", text)

@@ -311,7 +311,7 @@ def _bracketed(text: str, depth: int) -> Value | None:
     if builder := _BUILDER.fullmatch(text):  # {x : x > 3} is x > 3
         condition = _parse(builder["condition"], depth + 1)
         return condition if isinstance(condition, Named | Group) else None
-    plain = text.replace("\\{", "{").replace("\\}", "}").replace("\\langle", "(").replace("\\rangle", ")")
+    plain = text.replace("\\{", "{").replace("\\}", "}")
     if len(plain) < 2 or plain[0] not in _OPEN or plain[-1] not in _CLOSE or not _holds_all(plain):
         return None
     inner = plain[1:-1].strip()
