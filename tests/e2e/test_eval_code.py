@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import needs
@@ -68,6 +69,18 @@ def run_folder(tmp_path, problems) -> Path:
     return tmp_path
 
 
+def test_a_thought_that_the_prompt_began_and_nobody_ended_holds_no_answer(tmp_path, problems):
+    """Templates of reasoning models end in <think>: code before </think> is a draft, code after it the answer."""
+    first, _ = problems
+    code = f"```python\n{first.prompt}{first.canonical_solution}```"
+    journal = Journal(tmp_path, {**SETTINGS, "n_prompts": 1})
+    item = record("parallel", 0, first, code, f"hm</think>{code}")
+    journal.append(replace(item, prompt_text="<|im_start|>assistant\n<think>\n"))
+    journal.close()
+    assert eval_code(tmp_path).returncode == 0
+    assert [s.correct for s in Journal(tmp_path).read("parallel", 0).sequences] == [False, True]
+
+
 def test_a_run_is_graded_in_its_journal_and_its_files(run_folder):
     """Labels for a later run, scores in the result files, why in the sidecar, the original kept once."""
     done = eval_code(run_folder)
@@ -86,6 +99,7 @@ def test_a_run_is_graded_in_its_journal_and_its_files(run_folder):
         ("HumanEval/1", 1, True, None),
     ]
     assert [(s["evalplus_base"], s["evalplus_plus"]) for s in samples] == [(s["base"], s["plus"]) for s in samples]
+    assert "EvalPlus" in done.stdout
     assert eval_code(run_folder).returncode == 0
     assert (run_folder / "eager_th2.json.before-eval").read_text() == '{"as it": "was"}'
 

@@ -110,9 +110,10 @@ def _table(outcomes: list[Outcome]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(caption="of the graded sequences; plus: base and plus tests", caption_justify="left")
+    caption = "of the graded sequences; plus: base and plus tests; EvalPlus: plus, after its own sanitizing"
+    table = Table(caption=caption, caption_justify="left")
     table.add_column("results", overflow="fold")
-    for name in ("sequences", "base", "plus", "Pass@k", "Pass rate"):
+    for name in ("sequences", "base", "plus", "EvalPlus", "Pass@k", "Pass rate"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("why they failed", overflow="fold")
     for outcome in outcomes:
@@ -122,6 +123,7 @@ def _table(outcomes: list[Outcome]) -> None:
             f"{scores.n_sequences - scores.n_ungraded:,}",
             f"{outcome.n_base:,}",
             f"{outcome.n_plus:,}",
+            f"{outcome.n_evalplus:,}",
             *("none" if s.value is None else f"{s.value:.3f}" for s in (scores.pass_at_k, scores.pass_rate)),
             Text(", ".join(f"{count} {reason}" for reason, count in outcome.reasons.most_common(4))),
         )

@@ -3,7 +3,6 @@
 from eager.code_eval.checker import Checker, Verdict
 from eager.code_eval.environment import describe, environment_python
 from eager.code_eval.errors import CodeEvalError
-from eager.code_eval.extract import own_words, with_open_thought
 from eager.code_eval.humaneval import CodeProblem, ProblemSet, fetch_problems
 from eager.code_eval.sandbox import Interpreter, Limits, Sandbox
 
@@ -19,6 +18,4 @@ __all__ = [
     "describe",
     "environment_python",
     "fetch_problems",
-    "own_words",
-    "with_open_thought",
 ]

@@ -14,7 +14,7 @@ from pathlib import Path
 from eager.atomic import replacing, replacing_bytes
 from eager.code_eval.checker import Checker, Verdict
 from eager.code_eval.errors import CodeEvalError
-from eager.code_eval.extract import own_words
+from eager.code_eval.extract import own_words, with_open_thought
 from eager.code_eval.humaneval import CodeProblem
 from eager.grading import MathGrader
 from eager.metrics import Summary
@@ -30,12 +30,16 @@ SIDECAR = ".code.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One experiment after grading; the counts are over its graded sequences."""
+    """One experiment after grading; the counts are over its graded sequences.
+
+    `n_base` and `n_plus` are of whole programs, `n_evalplus` is of what EvalPlus's sanitizer leaves of them.
+    """
 
     path: Path
     scores: Summary
     n_base: int
     n_plus: int
+    n_evalplus: int
     reasons: Counter[str]
 
 
@@ -155,11 +159,11 @@ def _rewrite_dependents(everything: Seq[Results], chosen: Seq[Results], regrader
 
 
 def _own_texts(record: PromptRecord, is_published: bool) -> list[str | None]:
-    """What each sequence says itself; None where it failed. A published file does not say where its prompt ends."""
+    """What each sequence says itself, with a thought that its prompt has begun; None where it failed."""
     texts = [None if sequence.finish_reason == "error" else sequence.text for sequence in record.sequences]
-    if not is_published:
-        return texts
-    return [None if text is None else own_words(record.prompt_text + text, record.prompt) for text in texts]
+    if is_published:  # such a file does not say where its prompt ends
+        return [None if text is None else own_words(record.prompt_text + text, record.prompt) for text in texts]
+    return [None if text is None else with_open_thought(text, record.prompt_text) for text in texts]
 
 
 def _write(results: Results, judged: Seq[Judged], regrader: Regrader) -> Outcome:
@@ -172,6 +176,7 @@ def _write(results: Results, judged: Seq[Judged], regrader: Regrader) -> Outcome
         scores=scores,
         n_base=sum(verdict.base for verdict in verdicts),
         n_plus=sum(verdict.is_correct for verdict in verdicts),
+        n_evalplus=sum(verdict.evalplus_plus for verdict in verdicts),
         reasons=Counter(verdict.reason for verdict in verdicts if verdict.reason is not None),
     )
 
