@@ -13,7 +13,7 @@ from eager.budget import ExtraRounds, adapt_shares, label_shares
 from eager.engines import Engine
 from eager.errors import EagerError
 from eager.generate import Generator, Progress
-from eager.grading import MathGrader
+from eager.grading import Graded, MathGrader
 from eager.results.experiment import KINDS, Experiment
 from eager.results.folder import write_experiment
 from eager.results.scores import ExperimentResult, Regrader
@@ -242,10 +242,9 @@ class Run:
         if tokens and tokens[-1] in self._engine.stops.stop_ids:
             tokens = tokens[:-1]
         text = self._engine.decode(tokens)
-        answer, correct = None, None
+        graded = Graded(None, None)
         if sequence.finish_reason != "error":
             graded = self._task.grade(text, problem, self._grader)
-            answer, correct = graded.answer, graded.correct
         return SequenceRecord(
             token_ids=sequence.token_ids[sequence.fork :],
             entropies=sequence.entropies[sequence.fork :],
@@ -253,9 +252,10 @@ class Run:
             finish_reason=sequence.finish_reason,
             parent=_shifted(sequence.parent, offset),
             fork=sequence.fork,
-            answer=answer,
-            correct=correct,
+            answer=graded.answer,
+            correct=graded.correct,
             error=sequence.error,
+            lenient=None if graded.lenient is None else graded.lenient.correct,
         )
 
     def _with_text(self, branch: Branch, child: SequenceResult, offset: int, prompt_text: str) -> Branch:

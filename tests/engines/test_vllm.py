@@ -360,7 +360,7 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path):
     ("options", "sentence"),
     [
         ({"kv_cache_dtyp": "fp8"}, r"no option kv_cache_dtyp \(did you mean kv_cache_dtype"),
-        ({"kv_cache_dtype": "fp9"}, "cache_dtype: Input should be 'auto'.*and kv_cache_dtype of --engine_option"),
+        ({"kv_cache_dtype": "fp9"}, "cache_dtype: .*'auto'.*and kv_cache_dtype of --engine_option"),
         ({"cpu_offload_gb": "much"}, "cpu_offload_gb: Input should be a valid number"),
         ({"enable_chunked_prefill": "maybe"}, "enable_chunked_prefill: Input should be a valid boolean"),
         ({"compilation_config": {"modee": 1}}, "modee: Unexpected keyword.*compilation_config of --engine_option"),

@@ -15,7 +15,15 @@ import needs
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from result_builder import demo_folder, published_prompt, record, sequence, write_experiment_file, write_published
+from result_builder import (
+    demo_folder,
+    published_prompt,
+    record,
+    sequence,
+    write_experiment_file,
+    write_journal,
+    write_published,
+)
 from rich.console import Console
 
 from eager.cli.recap import command
@@ -285,3 +293,16 @@ def test_a_brief_recap_is_what_a_run_prints(tmp_path: Path) -> None:
     assert "seconds" in text.getvalue()
     assert "12.5" in text.getvalue()
     assert "Unbiased" not in text.getvalue()
+
+
+def test_both_readings_of_choices_are_reported(tmp_path: Path) -> None:
+    """The score is the strict one; what would count outside a box is said beside it, from journal and file alike."""
+    spoken = replace(sequence("It is B.", None, False), lenient=True)
+    records = [record("parallel", 0, [sequence("a", "B", True), spoken]), record("parallel", 1, [spoken])]
+    said = "parallel: read leniently, choices outside a box included: Pass@k 100.0 %, Pass rate 100.0 %"
+    for folder in (write_journal(tmp_path / "journal", records, n_prompts=2), tmp_path / "file"):
+        if folder.name == "file":
+            write_experiment_file(folder, "parallel", records)
+        comparison = recap([folder])
+        assert comparison.rows[0].scores.pass_rate.value == 0.25
+        assert said in comparison.findings.notices

@@ -176,7 +176,7 @@ def _write(results: Results, judged: Seq[Judged], regrader: Regrader) -> Outcome
         scores=scores,
         n_base=sum(verdict.base for verdict in verdicts),
         n_plus=sum(verdict.is_correct for verdict in verdicts),
-        n_evalplus=sum(verdict.evalplus_plus for verdict in verdicts),
+        n_evalplus=sum(verdict.is_correct_for_evalplus for verdict in verdicts),
         reasons=Counter(verdict.reason for verdict in verdicts if verdict.reason is not None),
     )
 

@@ -25,7 +25,7 @@ from eager.metrics import (
 from eager.recap.correlation import Correlation, ScipyMissingError, correlations
 from eager.recap.measure import Measures
 from eager.results.findings import Findings
-from eager.words import count
+from eager.words import count, decimal
 
 SCORES: dict[str, PromptScore] = {
     "pass_at_k": prompt_passed,
@@ -95,6 +95,7 @@ def _row(measures: Measures, baseline: Measures | None, found: tuple[Correlation
     if scores.n_ungraded:
         all_sequences = count(scores.n_sequences, "sequence")
         findings.notice(f"{measures.label}: {scores.n_ungraded:,} of {all_sequences} are ungraded")
+    _tell_lenient(measures, findings)
     if n_failed := measures.total("n_failed"):
         failed = count(n_failed, "sequence")
         findings.notice(f"{measures.label}: {failed} failed: recorded as errors, not as answers")
@@ -108,6 +109,17 @@ def _row(measures: Measures, baseline: Measures | None, found: tuple[Correlation
         saved_against_parallel=_no_score() if baseline is measures else _saved(measures, baseline),
         saved_against_naive=saved_share([(prompt.n_generated, prompt.n_naive) for prompt in measures.prompts.values()]),
         correlations=found,
+    )
+
+
+def _tell_lenient(measures: Measures, findings: Findings) -> None:
+    """What the scores would be if answers counted that are said outside a box, where there are any."""
+    if all(prompt.lenient is None for prompt in measures.prompts.values()):
+        return
+    lenient = summarise([prompt.lenient or prompt.graded for prompt in measures.prompts.values()], with_intervals=False)
+    passed, rate = (decimal(100 * (score.value or 0.0)) for score in (lenient.pass_at_k, lenient.pass_rate))
+    findings.notice(
+        f"{measures.label}: read leniently, choices outside a box included: Pass@k {passed} %, Pass rate {rate} %"
     )
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from eager.metrics import GradedPrompt
 from eager.recap.correlation import peak_entropies
 from eager.results.experiment import Experiment, Facts
-from eager.results.scores import graded_prompt
+from eager.results.scores import graded_prompt, lenient_prompt
 from eager.store.records import PromptRecord
 
 
@@ -29,9 +29,13 @@ class PromptKeys:
 
 @dataclass(frozen=True, slots=True)
 class PromptMeasure:
-    """One prompt's grades and cost. `peaks` is (sequences, percentiles), see `correlation`."""
+    """One prompt's grades and cost. `lenient` are its grades in the lenient reading, where any differs.
+
+    `peaks` is (sequences, percentiles), see `correlation`.
+    """
 
     graded: GradedPrompt
+    lenient: GradedPrompt | None
     n_generated: int
     n_naive: int
     n_recomputed: int
@@ -64,6 +68,7 @@ class Measures:
         self._seconds += record.seconds
         self.prompts[key] = PromptMeasure(
             graded=graded_prompt(record),
+            lenient=lenient_prompt(record),
             n_generated=record.n_tokens,
             n_naive=record.n_tokens_naive,
             n_recomputed=record.n_recomputed,

@@ -74,6 +74,7 @@ class EntryReader:
         parents = _parents(entry, texts, forks)
         reasons = _fitting(entry, "finish_reasons", n, str) or [None] * n
         errors = _fitting(entry, "errors", n, str) or [None] * n
+        lenient = _fitting(entry, "lenient_correct", n, bool) or [None] * n
         return tuple(
             SequenceRecord(
                 token_ids=None,
@@ -86,6 +87,7 @@ class EntryReader:
                 correct=correct[i],
                 error=errors[i],
                 group=groups[i],
+                lenient=lenient[i],
             )
             for i in range(n)
         )

@@ -125,6 +125,7 @@ def prompt_entry(record: PromptRecord, data_name: str | None = None) -> dict[str
             "discarded": record.n_discarded,
         },
         "prompt_characters": len(record.prompt_text),
+        "lenient_correct": [sequence.lenient for sequence in sequences],
         "meta": record.meta,
     }
 

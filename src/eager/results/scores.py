@@ -85,6 +85,15 @@ def graded_prompt(record: PromptRecord) -> GradedPrompt:
     return GradedPrompt(tuple(s.correct for s in sequences), tuple(s.group for s in sequences))
 
 
+def lenient_prompt(record: PromptRecord) -> GradedPrompt | None:
+    """The same in the lenient reading; None where no sequence has another answer in it."""
+    sequences = record.sequences
+    if all(s.lenient is None for s in sequences):
+        return None
+    correct = tuple(s.correct if s.lenient is None else s.lenient for s in sequences)
+    return GradedPrompt(correct, tuple(s.group for s in sequences))
+
+
 @dataclass(frozen=True, slots=True)
 class ExperimentResult:
     """What an experiment cost and how well it did, over the prompts finished so far."""

@@ -18,7 +18,8 @@ class SequenceRecord:
     `token_ids` and `entropies` (nats, None for a token that was not monitored) are its own only: the first `fork`
     tokens are those of `parent`, an index into the prompt's sequences. `text` is the whole generated text. `correct`
     None means ungraded, `answer` None none found. `group` numbers the class of equivalent answers among all of the
-    prompt's sequences. A result file says no ids and perhaps no finish_reason, a journal of old no group: None.
+    prompt's sequences. `lenient` is the grade of a more lenient reading, where that reads another answer. A result file
+    says no ids and perhaps no finish_reason, a journal of old no group: None.
     """
 
     token_ids: tuple[int, ...] | None
@@ -31,6 +32,7 @@ class SequenceRecord:
     correct: bool | None = None
     error: str | None = None
     group: int | None = None
+    lenient: bool | None = None
 
     @property
     def n_own_tokens(self) -> int:
