@@ -46,10 +46,10 @@ def noisy(seed, p_end=0.05, vocabulary=30):
 SAMPLING = SamplingParams()
 
 
-def job_of(*, max_length=30, sampling=SAMPLING, seed=1, n_roots=1, **rules):
+def job_of(*, max_length=30, sampling=SAMPLING, seed=1, n_roots=1, record_entropies=False, **rules):
     """A tree of a few sequences, unless the rules say otherwise."""
     config = BranchConfig(**{"max_sequences": 6, "entropy_threshold": 2.0, **rules})
-    return TreeJob(0, PROMPT, config, sampling, max_length, seed, n_roots)
+    return TreeJob(0, PROMPT, config, sampling, max_length, seed, n_roots, record_entropies=record_entropies)
 
 
 def grow(script, *, stops=STOPS, engine_options=None, **options):
@@ -391,3 +391,13 @@ def test_parallel_roots_are_independent_plain_samples():
     assert len({sequence.token_ids for sequence in tree.sequences}) > 1
     assert all(e is None for sequence in tree.sequences for e in sequence.entropies)
     assert tree.sequences[0].token_ids == grow(script, max_sequences=1).sequences[0].token_ids
+
+
+def test_parallel_roots_record_entropies_where_asked():
+    """Every token has its entropy, and none is another for it; a tree that can branch has its own rule."""
+    script = noisy(8)
+    plain, recorded = (grow(script, max_sequences=3, n_roots=3, record_entropies=asked) for asked in (False, True))
+    assert [s.token_ids for s in recorded.sequences] == [s.token_ids for s in plain.sequences]
+    assert all(e is not None for sequence in recorded.sequences for e in sequence.entropies)
+    with pytest.raises(ValueError, match="record_entropies is for trees of max_sequences roots"):
+        grow(script, max_sequences=3, record_entropies=True)
