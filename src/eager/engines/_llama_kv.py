@@ -12,9 +12,10 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-import llama_cpp
 import numpy as np
 import numpy.typing as npt
+
+from eager.engines._llama_library import llama_cpp
 
 
 class _Segment:

@@ -8,21 +8,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
-from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-
 from eager.engines._chat import check_template, encode_with
 from eager.engines._demo_gguf import demo_gguf
+from eager.engines._llama_library import Jinja2ChatFormatter, llama_cpp
 from eager.engines._thinking import thinking_end_ids
 from eager.engines.base import EngineError
 from eager.engines.options_llama_cpp import CACHE_TYPES, LlamaCppOptions
 from eager.errors import first_line
 from eager.types import Stops
-
-
-@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
-def _say_nothing(level: int, text: bytes, user_data: Any) -> None:
-    """llama.cpp prints hundreds of lines on loading; its errors come back as return codes."""
 
 
 def find_gguf(model_name: str) -> Path:
@@ -70,7 +63,6 @@ class LlamaModel:
         check_template(options.chat_template)
         self._options = options
         path = find_gguf(model_name)
-        llama_cpp.llama_log_set(_say_nothing, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = 999 if gpu else 0

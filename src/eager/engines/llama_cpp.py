@@ -16,12 +16,12 @@ from collections.abc import Mapping, Sequence as Seq
 from importlib.metadata import version
 from typing import Any
 
-import llama_cpp
 import numpy as np
 
 from eager.engines._draw import best_k, draw
 from eager.engines._llama_batch import Feed, LlamaSequence, in_batches
 from eager.engines._llama_kv import KVCache
+from eager.engines._llama_library import llama_cpp
 from eager.engines._llama_model import LlamaModel
 from eager.engines.base import Engine, EngineError
 from eager.engines.options_llama_cpp import CACHE_TYPES, LlamaCppOptions

@@ -97,7 +97,7 @@ class LlamaCppOptions(ChatOptions):
 
 def _number_types() -> Mapping[str, Any]:
     """The C types of llama.cpp's parameters that are plain numbers."""
-    import llama_cpp
+    from eager.engines._llama_library import llama_cpp
 
     both = [*llama_cpp.llama_context_params._fields_, *llama_cpp.llama_model_params._fields_]
     plain = (ctypes.c_bool, ctypes.c_float, ctypes.c_int, ctypes.c_uint, ctypes.c_size_t)
