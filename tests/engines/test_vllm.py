@@ -410,7 +410,7 @@ def test_a_broken_vllm_is_an_engine_error(monkeypatch):
 
 def test_the_demo_model_is_made_once_and_whole(tmp_path, monkeypatch):
     """A conversion that fails leaves nothing behind; one that succeeds is used again."""
-    from eager.engines import _hf_demo
+    from eager.engines import _demo
 
     calls = []
 
@@ -421,11 +421,11 @@ def test_the_demo_model_is_made_once_and_whole(tmp_path, monkeypatch):
         if len(calls) == 1:
             raise OSError("disk full")
 
-    monkeypatch.setattr(_hf_demo, "_convert", convert)
+    monkeypatch.setattr(_demo, "_convert", convert)
     with pytest.raises(OSError, match="disk full"):
-        _hf_demo.hf_demo(tmp_path)
+        _demo.hf_demo(tmp_path)
     assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
-    made = _hf_demo.hf_demo(tmp_path)
-    assert made == _hf_demo.hf_demo(tmp_path)
+    made = _demo.hf_demo(tmp_path)
+    assert made == _demo.hf_demo(tmp_path)
     assert len(calls) == 2
     assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == [made]

@@ -11,9 +11,8 @@ from typing import Any
 import llama_cpp
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
-from eager.engines._chat import check_template, encode_with
-from eager.engines._demo_gguf import demo_gguf
-from eager.engines._thinking import thinking_end_ids
+from eager.engines._chat import check_template, encode_with, thinking_end_ids
+from eager.engines._demo import demo_gguf
 from eager.engines.base import EngineError
 from eager.engines.options_llama_cpp import CACHE_TYPES, LlamaCppOptions
 from eager.errors import first_line

@@ -3,7 +3,7 @@
 from eager.grading.equivalence import normalise, same_answer
 from eager.grading.extract import AnswerKind, Fallback, choice_letter, extract_answer, last_boxed
 from eager.grading.grade import Graded, grade
-from eager.grading.math_grader import GradingUnavailable, MathGrader, Outcome
+from eager.grading.math_grader import GradingUnavailable, MathGrader
 
 __all__ = [
     "AnswerKind",
@@ -11,7 +11,6 @@ __all__ = [
     "Graded",
     "GradingUnavailable",
     "MathGrader",
-    "Outcome",
     "choice_letter",
     "extract_answer",
     "grade",
