@@ -18,9 +18,9 @@ def build(tmp_path, monkeypatch):
 
 
 def command(build, *arguments):
-    """`eager` with the fake build in front, as a user types it."""
+    """`eager` with the fake build in front; run beside it, as the check imports nothing from the current folder."""
     path = os.pathsep.join([str(build.folder.parent), str(Path(eager.__file__).parents[1])])
-    return run_eager(*arguments, environment={"PYTHONPATH": path}, cwd=build.folder.parent)
+    return run_eager(*arguments, environment={"PYTHONPATH": path}, cwd=build.folder.parents[1])
 
 
 @pytest.mark.parametrize("when", ["on_import", "on_decode"])
