@@ -1,8 +1,26 @@
-"""Processes that tests start and send signals to."""
+"""Processes that tests start: `eager` as a user types it, and what signals are sent to."""
 
+import os
 import signal
 import subprocess
+import sys
 from typing import Any
+
+EAGER = (sys.executable, "-m", "eager")
+
+
+def run_eager(
+    *arguments: object, environment: dict[str, str] | None = None, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """`eager`, to its end; `environment` is added to that of the tests."""
+    return subprocess.run(
+        [*EAGER, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **(environment or {})},
+        **options,
+    )
 
 
 def start(command: list[str], **options: Any) -> subprocess.Popen:

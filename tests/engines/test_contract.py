@@ -52,6 +52,12 @@ def open_all(engine, ids, seq_ids, *, n_tokens=12, monitor=True, seed=7, samplin
     return {seq_id: Stream() for seq_id in seq_ids}
 
 
+def fresh_tokens(engine, ids, *, seed):
+    """What a sequence of its own decodes from these ids."""
+    engine.open(Request(2, ids, SAMPLING, len(ids) + 10, seed))
+    return run(engine, {2: Stream()})[2].token_ids
+
+
 def test_a_sequence_ends_with_a_stop_id_or_at_max_length(engine):
     """The stop id is delivered with "stop"; without one exactly max_length tokens are there, with "length"."""
     ids = ask(engine)
@@ -151,9 +157,7 @@ def test_reopening_replaces_the_sequence(engine):
     engine.open(Request(0, prefix, SAMPLING, len(prefix) + 10, seed=99, parent=0))
     streams[0] = Stream()
     run(engine, streams)
-    engine.open(Request(2, prefix, SAMPLING, len(prefix) + 10, seed=99))
-    fresh = run(engine, {2: Stream()})[2]
-    assert streams[0].token_ids == fresh.token_ids
+    assert streams[0].token_ids == fresh_tokens(engine, prefix, seed=99)
     assert all(token.entropy is not None for token in streams[0].tokens)
 
 
@@ -166,9 +170,7 @@ def test_a_fork_goes_on_as_a_fresh_sequence_would(engine):
     engine.open(Request(1, prefix, SAMPLING, len(prefix) + 10, seed=42, parent=0))
     streams[1] = Stream()
     run(engine, streams)
-    engine.open(Request(2, prefix, SAMPLING, len(prefix) + 10, seed=42))
-    fresh = run(engine, {2: Stream()})[2]
-    assert streams[1].token_ids == fresh.token_ids
+    assert streams[1].token_ids == fresh_tokens(engine, prefix, seed=42)
     assert streams[1].recomputed <= 32  # a KV block
 
 

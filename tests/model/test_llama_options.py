@@ -2,6 +2,7 @@
 
 import needs
 import pytest
+from engine_factory import FAILING_TEMPLATES
 
 from eager.engines import EngineError, load_engine
 from eager.generate import Generator
@@ -111,16 +112,7 @@ def test_the_models_own_template_takes_a_system_message():
     assert "helpful AI assistant" not in asked
 
 
-@pytest.mark.parametrize(
-    ("template", "sentence"),
-    [
-        ("{{ raise_exception('System role not supported') }}", r"refuses the messages \(System role not supported\)"),
-        ("{{ messages[0].content + 1 }}", "refuses the messages"),
-        ("{{ messages.__class__.__mro__ }}", "refuses the messages"),
-        ("{{ 1 // 0 }}", "refuses the messages"),
-        ("{% if false %}x{% endif %}", "makes an empty prompt: give another --chat_template"),
-    ],
-)
+@pytest.mark.parametrize(("template", "sentence"), FAILING_TEMPLATES)
 def test_a_template_that_fails_ends_in_a_sentence(template, sentence):
     """Templates are programs of strangers: they run in a sandbox, and what they raise says what to do."""
     with pytest.raises(EngineError, match=sentence) as refusal:

@@ -13,7 +13,7 @@ SRC = Path(__file__).resolve().parents[2] / "src" / "eager"
 
 # From the ground up. A module imports from its own row's package or from rows below, never from above.
 LAYERS = [
-    {"types", "entropy", "randomness", "prefix", "words", "errors", "cache", "child", "atomic", "processor"},
+    {"types", "entropy", "randomness", "prefix", "words", "errors", "machine", "child", "atomic"},
     {"branching", "budget"},
     {"engines"},
     {"generate"},
@@ -29,8 +29,8 @@ LAYERS = [
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Beside `cli`, whose options may come from variables. Everyone else is told what they need.
 ENVIRONMENT = {
-    "cache.py": "where the user wants caches",
     "child.py": "other Pythons get it without what would lead them astray, or with what keeps them on their way",
+    "machine.py": "where the user wants caches",
     "engines/_native_check.py": "where llama-cpp-python looks for its library",
     "engines/_vllm_api.py": "vLLM is set by variables, and reads them when it is imported",
 }

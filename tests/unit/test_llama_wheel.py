@@ -8,7 +8,7 @@ from pathlib import Path
 import needs
 import pytest
 
-from eager.processor import NO_AMX, Processor
+from eager.machine import NO_AMX, Processor
 
 ROOT = Path(__file__).resolve().parents[2]
 

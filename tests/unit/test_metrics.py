@@ -3,6 +3,7 @@
 import math
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from itertools import combinations
 from random import Random
 
@@ -26,9 +27,9 @@ from eager.metrics import (
     prompt_consensus,
     prompt_pass_rate,
     prompt_passed,
-    prompt_unbiased_pass,
     resampled_sums,
     summarise,
+    unbiased_pass,
 )
 
 # Ragged: four prompts with 1, 4, 3 and 2 sequences.
@@ -113,8 +114,7 @@ def test_no_prompts_give_no_value(score: Callable[[list[GradedPrompt]], Score]) 
 
 def test_unbiased_pass_by_hand() -> None:
     """4 sequences, 1 correct: pass@1 = 1/4, pass@2 = 1 - C(3,2)/C(4,2) = 1/2, pass@3 = 3/4, pass@4 = 1."""
-    prompt = GradedPrompt((False, True, False, False), (0, 1, 0, 2))
-    assert [prompt_unbiased_pass(prompt, j) for j in (1, 2, 3, 4)] == pytest.approx([1 / 4, 1 / 2, 3 / 4, 1])
+    assert [unbiased_pass(4, 1, j) for j in (1, 2, 3, 4)] == pytest.approx([1 / 4, 1 / 2, 3 / 4, 1])
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=8), st.data())
@@ -123,15 +123,14 @@ def test_unbiased_pass_is_the_share_of_draws_with_a_correct_one(grades: list[boo
     j = data.draw(st.integers(1, len(grades)))
     draws = list(combinations(grades, j))
     counted = sum(any(draw) for draw in draws) / len(draws)
-    assert prompt_unbiased_pass(GradedPrompt(tuple(grades), (None,) * len(grades)), j) == pytest.approx(counted)
+    assert unbiased_pass(len(grades), sum(grades), j) == pytest.approx(counted)
 
 
 def test_unbiased_pass_is_stable_for_many_sequences() -> None:
     """At n = 10,000 the binomials have thousands of digits; the product still agrees with their logarithms."""
     n, c, j = 10_000, 3, 5_000
     log_miss = sum(math.log(n - c - i) - math.log(n - i) for i in range(j))
-    prompt = GradedPrompt((True,) * c + (False,) * (n - c), (None,) * n)
-    assert prompt_unbiased_pass(prompt, j) == pytest.approx(1 - math.exp(log_miss), rel=1e-9)
+    assert unbiased_pass(n, c, j) == pytest.approx(1 - math.exp(log_miss), rel=1e-9)
 
 
 def test_pass_at_1_of_the_curve_is_the_pass_rate() -> None:
@@ -147,19 +146,17 @@ def test_the_curve_ends_at_the_smallest_prompt() -> None:
     assert pass_at_curve([]) == ()
 
 
+def own_unbiased_pass(prompt: GradedPrompt, j: int) -> float:
+    """Of this prompt alone."""
+    return unbiased_pass(len(prompt.graded), sum(prompt.graded), j)
+
+
 def test_the_curve_holds_the_single_points() -> None:
     """Every point of the curve is the mean of the prompts' own chances, with that mean's interval."""
     prompts = dict(enumerate(RAGGED[1:3]))
-    chances = [per_prompt(prompts, lambda prompt, j=j: prompt_unbiased_pass(prompt, j)) for j in (1, 2, 3)]
+    chances = [per_prompt(prompts, partial(own_unbiased_pass, j=j)) for j in (1, 2, 3)]
     none = dict.fromkeys(prompts, 0.0)
     assert pass_at_curve(list(prompts.values())) == tuple(paired_differences((chance, none) for chance in chances))
-
-
-@pytest.mark.parametrize("j", [0, -1, 2])
-def test_pass_at_more_than_there_is_is_refused(j: int) -> None:
-    """pass@j outside 1 .. n is an error, not a number."""
-    with pytest.raises(ValueError, match=rf"pass@{j} needs"):
-        prompt_unbiased_pass(SOLVED_ALONE, j)
 
 
 @given(st.lists(graded_prompts, max_size=8))
@@ -218,7 +215,7 @@ def test_every_interval_is_the_plain_bootstrap_to_the_last_digit(n: int) -> None
     assert (summary.pass_rate.low, summary.pass_rate.high) == plain_bootstrap(list(map(prompt_pass_rate, prompts)))
     assert (summary.cons_at_k.low, summary.cons_at_k.high) == plain_bootstrap(list(map(prompt_consensus, prompts)))
     for j, score in enumerate(summary.pass_at_curve, start=1):
-        alone = plain_bootstrap([prompt_unbiased_pass(prompt, j) for prompt in prompts])
+        alone = plain_bootstrap([own_unbiased_pass(prompt, j) for prompt in prompts])
         assert (score.low, score.high) == pytest.approx(alone, abs=1e-12)
 
 

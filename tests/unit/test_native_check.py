@@ -9,7 +9,7 @@ from fake_llama import FakeBuild, dies_from
 
 from eager.engines import EngineError, _native_check, load_engine
 from eager.engines._native_check import RUNS, ensure_llama_cpp_runs, remembered
-from eager.processor import NO_AMX, Processor, is_x86_64, this_processor
+from eager.machine import NO_AMX, Processor, is_x86_64, this_processor
 
 
 @pytest.fixture

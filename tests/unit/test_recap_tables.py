@@ -28,8 +28,7 @@ from rich.console import Console
 
 from eager.cli.recap import command
 from eager.metrics import BOOTSTRAP_SEED, RESAMPLES
-from eager.recap import as_csv, as_json, print_comparison, recap
-from eager.recap.collect import folder_labels
+from eager.recap import as_csv, as_json, folder_labels, print_comparison, recap
 from eager.recap.compare import saved_share
 from eager.recap.correlation import PERCENTILES, correlations, peak_entropies
 from eager.results.findings import Findings

@@ -28,8 +28,7 @@ from result_builder import (
 
 from eager.cli.report import command
 from eager.recap import recap
-from eager.report.collected import Collected
-from eager.report.detail import fork_character
+from eager.report.collected import Collected, fork_character
 from eager.report.page import environment, write_page
 from eager.words import visible
 

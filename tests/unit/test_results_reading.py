@@ -17,8 +17,7 @@ from eager.results.experiment import Experiment
 from eager.results.findings import Findings, ResultsError
 from eager.results.folder import open_folder
 from eager.results.json_stream import items
-from eager.results.literal import UnreadableError, parse_answers, parse_entropies, parse_literal
-from eager.results.published import prompt_entry
+from eager.results.published import UnreadableError, parse_answers, parse_entropies, parse_literal, prompt_entry
 from eager.results.result_file import ResultFile, write_result_file
 from eager.results.scores import Grades, Regrader
 from eager.store.records import PromptRecord

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eager.cache import cache_folder
 from eager.cli import CONTEXT_SETTINGS
 from eager.cli.recap import FOLDER, finish, wide_console
 from eager.cli.values import FiniteRange
+from eager.machine import cache_folder
 
 if TYPE_CHECKING:
     from eager.code_eval import Checker

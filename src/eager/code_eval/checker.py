@@ -30,10 +30,9 @@ from pathlib import Path
 from types import TracebackType
 
 from eager.child import Child, StartError
-from eager.code_eval.errors import CodeEvalError
 from eager.code_eval.extract import answer_in
 from eager.code_eval.humaneval import SUITES, CodeProblem, Expected, ProblemSet, judge_environment
-from eager.code_eval.sandbox import Job, Sandbox
+from eager.code_eval.sandbox import CodeEvalError, Job, Sandbox
 
 _JUDGE = Path(__file__).with_name("judge.py")
 _JUDGE_SECONDS = 120.0

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from eager.atomic import made_once
 from eager.child import environment_without
-from eager.code_eval.errors import CodeEvalError
-from eager.code_eval.sandbox import Interpreter
+from eager.code_eval.sandbox import CodeEvalError, Interpreter
 from eager.errors import last_line
 
 EVALPLUS = "evalplus==0.3.1"

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from eager.atomic import replacing, replacing_bytes
 from eager.code_eval.checker import Checker, Verdict
-from eager.code_eval.errors import CodeEvalError
 from eager.code_eval.extract import own_words, with_open_thought
 from eager.code_eval.humaneval import CodeProblem
+from eager.code_eval.sandbox import CodeEvalError
 from eager.grading import MathGrader
 from eager.metrics import Summary
 from eager.results.findings import Findings

@@ -18,8 +18,7 @@ from typing import Any
 
 from eager.atomic import made_once, replacing_bytes
 from eager.child import environment_without
-from eager.code_eval.errors import CodeEvalError
-from eager.code_eval.sandbox import Job, Sandbox
+from eager.code_eval.sandbox import CodeEvalError, Job, Sandbox
 from eager.errors import last_line
 
 SUITES = ("base", "plus")

@@ -20,8 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from eager.code_eval.errors import CodeEvalError
-from eager.errors import last_line
+from eager.errors import EagerError, last_line
 
 Ending: TypeAlias = Literal["ended", "timeout", "output"]
 _Mode: TypeAlias = Literal["root", "user", "unsafe"]
@@ -59,6 +58,10 @@ def probe():
         os._exit(0)
     return "forks"
 """
+
+
+class CodeEvalError(EagerError):
+    """The code cannot be evaluated here; the message is one sentence that names the reason and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,6 @@ __all__ = [
     "ENGINES",
     "Engine",
     "EngineError",
-    "EngineInfo",
     "EngineOptions",
     "engine_options",
     "is_installed",

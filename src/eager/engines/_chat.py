@@ -1,4 +1,7 @@
-"""A chat through a model's template: a program by whoever made the model, so whatever it raises becomes a sentence."""
+"""A chat as a model has it: its template, and where its thinking ends.
+
+A template is a program by whoever made the model, so whatever it raises becomes a sentence.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,9 @@ _RAISED_BY_TEMPLATES = (
     ArithmeticError,
     RecursionError,
 )
+
+# The second is gpt-oss, which answers in harmony's channels: thinking is over where the channel "final" starts.
+_THINKING_ENDS = (("</think>",), ("<|channel|>", "final", "<|message|>"))
 
 
 class _GenerationTag(Extension):  # type: ignore[misc] # jinja2 is not followed by the type checker
@@ -58,3 +64,16 @@ def encode_with(template: Callable[[], Seq[int]]) -> list[int]:
     if not ids:
         raise EngineError("the chat template makes an empty prompt: give another --chat_template")
     return ids
+
+
+def thinking_end_ids(encode: Callable[[str], Seq[int]]) -> tuple[int, ...]:
+    """The run of ids that ends thinking, () for a model that has no such marker.
+
+    `encode` must read special tokens in its text. A marker counts only where each of its parts is one token: one
+    that falls apart into pieces is ordinary text to the model.
+    """
+    for parts in _THINKING_ENDS:
+        ids = tuple(encode("".join(parts)))
+        if len(ids) == len(parts):
+            return ids
+    return ()

@@ -8,10 +8,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from eager.engines._chat import check_template, encode_with
-from eager.engines._demo_gguf import demo_gguf
+from eager.engines._chat import check_template, encode_with, thinking_end_ids
+from eager.engines._demo import demo_gguf
 from eager.engines._llama_library import Jinja2ChatFormatter, llama_cpp
-from eager.engines._thinking import thinking_end_ids
 from eager.engines.base import EngineError
 from eager.engines.options_llama_cpp import CACHE_TYPES, LlamaCppOptions
 from eager.errors import first_line

@@ -19,12 +19,10 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from eager.cache import cache_folder
 from eager.child import isolated
-from eager.engines._native_probe import IMPORTED
-from eager.engines._tiny_gguf import write_tiny_gguf
+from eager.engines._native_probe import IMPORTED, write_tiny_gguf
 from eager.engines.base import EngineError
-from eager.processor import NO_AMX, is_x86_64, this_processor
+from eager.machine import NO_AMX, cache_folder, is_x86_64, this_processor
 
 RUNS = "runs"
 _PACKAGE = "llama-cpp-python"

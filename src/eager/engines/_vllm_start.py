@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from eager.child import isolated_children
-from eager.engines._hf_demo import hf_demo
+from eager.engines._demo import hf_demo
 from eager.engines._vllm_api import SUPPORTED, EngineArgs, LLMEngine, UsageContext, __version__, current_platform
 from eager.engines.base import EngineError
 from eager.engines.options_vllm import VLLMOptions

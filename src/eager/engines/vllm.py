@@ -13,8 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence as Seq
 from typing import Any
 
-from eager.engines._chat import check_template, encode_with
-from eager.engines._thinking import thinking_end_ids
+from eager.engines._chat import check_template, encode_with, thinking_end_ids
 from eager.engines._vllm_api import EngineDeadError, RequestOutputKind, SamplingParams as VLLMSamplingParams
 from eager.engines._vllm_draw import draw_args
 from eager.engines._vllm_requests import Requests

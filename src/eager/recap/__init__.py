@@ -1,8 +1,95 @@
-"""Tables over the results in folders, ours and the published code's, read by streaming."""
+"""Tables over the results in folders, ours and the published code's.
 
-from eager.recap.collect import recap
-from eager.recap.compare import Comparison, Difference, Row
+One pass: every experiment streamed once, measured, and shown to whoever else wants its prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence as Seq
+from pathlib import Path
+
+from eager.grading import MathGrader
+from eager.recap.compare import Comparison, compare
 from eager.recap.export import as_csv, as_json
+from eager.recap.measure import Measures, PromptKeys
 from eager.recap.tables import print_comparison
+from eager.results.findings import Findings, ResultsError
+from eager.results.folder import Results, open_folder
+from eager.results.scores import Regrader
+from eager.store.records import PromptRecord
+from eager.words import one_line
 
-__all__ = ["Comparison", "Difference", "Row", "as_csv", "as_json", "print_comparison", "recap"]
+__all__ = ["Comparison", "as_csv", "as_json", "print_comparison", "recap"]
+
+OnPrompt = Callable[[Measures, int, PromptRecord], None]
+
+
+def recap(folders: Seq[Path], on_prompt: OnPrompt | None = None, *, is_brief: bool = False) -> Comparison:
+    """Compare every experiment in the folders. `on_prompt` sees each prompt once, with its key across experiments.
+
+    `is_brief` leaves out experiments that are not complete, and correlations. Raises ResultsError where no folder holds
+    a result.
+    """
+    findings, keys, experiments = Findings(), PromptKeys(), list[Measures]()
+    labels = folder_labels(folders)
+    with MathGrader() as grader:
+        regrader = Regrader(grader)
+        for folder, label in zip(folders, labels, strict=True):
+            for results in _experiments(folder, findings, regrader, is_only=len(folders) == 1):
+                if is_brief and not results.facts.is_complete:
+                    continue
+                measures = _measured(results, label, keys, on_prompt)
+                if measures.prompts:
+                    experiments.append(measures)
+                else:
+                    findings.notice(f"'{results.path}' holds no finished prompt: left out")
+    if regrader.fallback is not None:
+        findings.notice(f"{regrader.fallback}; answers were compared as normalised strings meanwhile")
+    if not experiments:
+        raise ResultsError("; ".join([*findings.problems, *findings.notices]))
+    return compare(_unique(experiments), findings, with_correlations=not is_brief)
+
+
+def _measured(results: Results, folder: str, keys: PromptKeys, on_prompt: OnPrompt | None) -> Measures:
+    name = results.experiment.name
+    measures = Measures(f"{folder}/{name}" if folder else name, folder, results.experiment, results.facts)
+    for record in results.records():
+        key = measures.add(record, keys)
+        if on_prompt is not None:
+            on_prompt(measures, key, record)
+    return measures
+
+
+def _experiments(folder: Path, findings: Findings, regrader: Regrader, is_only: bool) -> list[Results]:
+    """The folder's experiments; one folder of several may be empty, that is a problem and not the end."""
+    try:
+        return open_folder(folder, findings, regrader)
+    except ResultsError as error:
+        if is_only:
+            raise
+        findings.problem(str(error))
+        return []
+
+
+def _unique(experiments: list[Measures]) -> list[Measures]:
+    """One experiment twice in a folder (under an old name and a new one) gets different labels."""
+    seen: dict[str, int] = {}
+    for measures in experiments:
+        seen[measures.label] = seen.get(measures.label, 0) + 1
+        if seen[measures.label] > 1:
+            measures.label += f" ({seen[measures.label]})"
+    return experiments
+
+
+def folder_labels(folders: Seq[Path]) -> list[str]:
+    """What tells the folders apart: nothing for one; else as many last path components as are needed."""
+    if len(folders) == 1:
+        return [""]
+    parts = [folder.resolve().parts for folder in folders]
+    for depth in range(1, max(map(len, parts)) + 1):
+        labels = ["/".join(p[-depth:]) for p in parts]
+        if len(set(labels)) == len(labels):
+            break
+    else:  # the same folder given twice
+        labels = [f"{label} [{number}]" for number, label in enumerate(labels, start=1)]
+    return [one_line(label, 120) for label in labels]

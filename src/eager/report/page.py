@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from eager.recap.compare import Comparison
+from eager.recap.compare import Comparison, Row
+from eager.recap.correlation import Correlation
 from eager.report.collected import Collected
-from eager.report.sections import cards, correlation_lines, facts, subject
 from eager.words import count, decimal, visible
 
 
@@ -113,3 +113,70 @@ def _details(comparison: Comparison, collected: Collected) -> Iterator[tuple[int
 def _asset(name: str) -> Markup:
     """A file of ours, put in as it is."""
     return Markup(files("eager.report").joinpath("assets", name).read_text(encoding="utf-8"))
+
+
+# -- what its head, cards and tables say, as plain values: the markup is in assets/, where it is escaped --------------
+
+
+def subject(comparison: Comparison) -> str:
+    """Models and data: the page's title."""
+    said = [row.measures.facts for row in comparison.rows]
+    tasks = ", ".join(_different(facts.data_name for facts in said))
+    name = " and ".join(_different(facts.model_name for facts in said)) or "A run"
+    return f"{name} on {tasks}" if tasks else name
+
+
+def facts(comparison: Comparison) -> list[str]:
+    """How many prompts there are, and the settings, each value once."""
+    said = [row.measures.facts for row in comparison.rows]
+    facts = [count(max(len(row.measures.prompts) for row in comparison.rows), "prompt")]
+    facts += [f"up to {m} sequences each" for m in _different(_number(e.max_sequences) for e in said)[:1]]
+    facts += [f"temperature {t}" for t in _different(_number(e.temperature) for e in said)]
+    facts += [f"seed {s}" for s in _different(_number(e.seed) for e in said)]
+    return facts + _different(e.engine for e in said)
+
+
+def _different(values: Iterable[str | None]) -> list[str]:
+    return list(dict.fromkeys(value for value in values if value))
+
+
+def _number(value: float | None) -> str | None:
+    return None if value is None else f"{value:g}"
+
+
+class Card(NamedTuple):
+    """The share of tokens (0 to 1, negative for more) that an experiment saved, and against what."""
+
+    row: Row
+    saved: float
+    against: str
+
+
+def cards(comparison: Comparison) -> Iterator[Card]:
+    """One an experiment that saves: against Full Parallel where there is one."""
+    for row in comparison.rows:
+        parallel, naive = row.saved_against_parallel.value, row.saved_against_naive.value
+        if row.measures.experiment.kind == "parallel":
+            continue
+        if parallel is not None:
+            yield Card(row, parallel, "Full Parallel")
+        elif naive is not None:
+            yield Card(row, naive, "without shared prefixes")
+
+
+class CorrelationLine(NamedTuple):
+    """The correlations of one experiment over its `n` sequences or prompts, a percentile each."""
+
+    row: Row
+    over: str
+    n: int
+    correlations: list[Correlation]
+
+
+def correlation_lines(comparison: Comparison) -> Iterator[CorrelationLine]:
+    """Two an experiment in which anything correlates."""
+    for row in comparison.rows:
+        if any(found.pearson is not None for found in row.correlations):
+            for over in ("sequences", "prompts"):
+                found = [correlation for correlation in row.correlations if correlation.over == over]
+                yield CorrelationLine(row, over, max(correlation.n for correlation in found), found)

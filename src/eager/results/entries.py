@@ -9,8 +9,16 @@ from typing import Any
 
 from eager.prefix import common_prefix
 from eager.results.experiment import Experiment, Facts
-from eager.results.literal import UnreadableError, parse_answers, parse_entropies, parse_literal
-from eager.results.published import CODE_GRADES, INHERITED, UNMONITORED, is_code
+from eager.results.published import (
+    CODE_GRADES,
+    INHERITED,
+    UNMONITORED,
+    UnreadableError,
+    is_code,
+    parse_answers,
+    parse_entropies,
+    parse_literal,
+)
 from eager.results.scores import Regrader
 from eager.store.records import PromptRecord, SequenceRecord
 from eager.types import Branch

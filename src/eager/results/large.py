@@ -10,7 +10,7 @@ from typing import Any
 from eager.atomic import replacing
 from eager.results.findings import Findings, ResultsError
 from eager.results.folder import result_files
-from eager.results.literal import UnreadableError, parse_answers, parse_entropies
+from eager.results.published import UnreadableError, parse_answers, parse_entropies
 from eager.results.result_file import ResultFile
 
 

@@ -12,8 +12,7 @@ from eager.metrics import Summary
 from eager.results.entries import EntryReader
 from eager.results.findings import Findings, ResultsError
 from eager.results.json_stream import NotJsonError, is_installed, items, read_head, without
-from eager.results.literal import UnreadableError
-from eager.results.published import LIST_KEYS, experiment_of, facts_of, grades_entry
+from eager.results.published import LIST_KEYS, UnreadableError, experiment_of, facts_of, grades_entry
 from eager.results.scores import Grades, Regrader, experiment_result, regraded, results_entry
 from eager.store.journal import StoreError
 from eager.store.records import PromptRecord

