@@ -71,8 +71,6 @@ def engine_options(name: str, given: Mapping[str, Any]) -> EngineOptions:
         raise EngineError(f"unknown engine '{name}': choose from {', '.join(ENGINES)}")
     if not is_installed(name):
         raise EngineError(f"engine '{name}' is not installed: pip install 'eager-gen[{ENGINES[name].extra}]'")
-    if ENGINES[name].needs == "llama_cpp":
-        ensure_llama_cpp_runs()  # before its import, which may be what it dies of
     return ENGINES[name].options.of(given)
 
 
@@ -83,6 +81,8 @@ def load_engine(name: str, model_name: str, **options: Any) -> Engine:
     """
     engine_options(name, options)
     info = ENGINES[name]
+    if info.needs == "llama_cpp":
+        ensure_llama_cpp_runs()  # before its import, which may be what it dies of
     engine: Engine = getattr(import_module(info.module), info.class_name)(model_name, **options)
     return engine
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+from eager.engines._native_check import ensure_llama_cpp_runs
 from eager.engines.base import EngineError
 from eager.engines.options import COUNT, SIZE, SWITCH, ChatOptions, is_number, one_of, option
 
@@ -97,6 +98,7 @@ class LlamaCppOptions(ChatOptions):
 
 def _number_types() -> Mapping[str, Any]:
     """The C types of llama.cpp's parameters that are plain numbers."""
+    ensure_llama_cpp_runs()  # before its import, which may be what it dies of
     from eager.engines._llama_library import llama_cpp
 
     both = [*llama_cpp.llama_context_params._fields_, *llama_cpp.llama_model_params._fields_]
