@@ -172,7 +172,7 @@ class Brancher:
 
     def observe(self, deltas: Iterable[tuple[int, Delta]]) -> list[Action]:
         """Take what one engine step decoded for this tree, as (sequence number, delta) pairs."""
-        sequences = self._sequences
+        sequences, records_entropies = self._sequences, self._job.record_entropies
         for index, delta in deltas:
             sequence = sequences[index]
             if delta.recomputed or delta.discarded:
@@ -183,7 +183,7 @@ class Brancher:
             else:
                 for token in delta.tokens:
                     sequence.tokens.append(token.id)
-                if self._job.record_entropies:
+                if records_entropies:
                     sequence.entropies.extend(token.entropy for token in delta.tokens)
             if delta.finish_reason is not None:
                 sequence.final, sequence.error = delta.finish_reason, delta.error
