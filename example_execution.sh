@@ -11,7 +11,8 @@ cd "$(dirname "$0")"
 
 if [[ "${DEMO:-0}" == 1 ]]; then
     model_name=demo data_name=demo
-    defaults=(--max_sequences 8 --max_tokens 256 --device cpu --limit 8)
+    # A fixed threshold: see docs/method.md on answers as short as these.
+    defaults=(--max_sequences 8 --max_tokens 256 --device cpu --limit 8 --threshold_percentile none)
 else
     model_name=Qwen/Qwen3-4B data_name=opencompass/AIME2025
     defaults=(--max_sequences 32)

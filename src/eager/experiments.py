@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import abc
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -110,7 +112,7 @@ class Run:
 
     def _one_tree_each(
         self, name: str, left: Iterable[int], rules: BranchConfig, *, is_parallel: bool
-    ) -> Iterator[PromptRecord]:
+    ) -> abc.Generator[PromptRecord, None, None]:
         generator = self._generator(name)
         n_roots = rules.max_sequences if is_parallel else 1
         for index in left:
@@ -139,17 +141,17 @@ class Run:
 
     def _finished_inits(self) -> str:
         """At which thresholds the folder holds a whole eager_init."""
-        found = [Experiment.parse(name) for name in self._journal.experiments()]
+        names = [name for name in self._journal.experiments() if name.startswith("eager_init_th")]
         finished = [
             f"{init.threshold:g}"
-            for init in sorted(found)
-            if init.kind == "eager_init" and self._journal.count(init.name) == len(self._prompts)
+            for init in sorted(map(Experiment.parse, names))
+            if self._journal.count(init.name) == len(self._prompts)
         ]
         return f"it has those of threshold {', '.join(finished)}" if finished else "nor one of another threshold"
 
     def _extra_trees(
         self, name: str, left: Iterable[int], first: list[int], shares: Mapping[int, int], rules: BranchConfig
-    ) -> Iterator[PromptRecord]:
+    ) -> abc.Generator[PromptRecord, None, None]:
         """Grow each prompt's share; `first` numbers its first extra sequence: as many as eager_init used."""
         generator = self._generator(name)
         rounds: dict[int, ExtraRounds] = {}
@@ -192,18 +194,19 @@ class Run:
             max_length = min(max_length, len(prompt_ids) + plan.max_tokens)
         return TreeJob(index, prompt_ids, rules, plan.sampling, max_length, plan.seed, first_sequence=first_sequence)
 
-    def _record(self, experiment: Experiment, finished: Iterator[PromptRecord]) -> ExperimentResult:
+    def _record(self, experiment: Experiment, finished: abc.Generator[PromptRecord, None, None]) -> ExperimentResult:
         """Journal each prompt as it is finished; write the result file at intervals and at the end."""
         last_record = last_write = time.monotonic()
         write_seconds = 0.0
-        for record in finished:
-            now = time.monotonic()
-            self._journal.append(replace(self._grouped(experiment, record), seconds=now - last_record))
-            last_record = now
-            if now - last_write > max(_WRITE_EVERY_SECONDS, _WRITE_SHARE * write_seconds):
-                write_experiment(self._journal, experiment, self._regrader)
-                last_record = last_write = time.monotonic()
-                write_seconds = last_write - now
+        with closing(finished):  # an interrupt leaves nothing open in the engine
+            for record in finished:
+                now = time.monotonic()
+                self._journal.append(replace(self._grouped(experiment, record), seconds=now - last_record))
+                last_record = now
+                if now - last_write > max(_WRITE_EVERY_SECONDS, _WRITE_SHARE * write_seconds):
+                    write_experiment(self._journal, experiment, self._regrader)
+                    last_record = last_write = time.monotonic()
+                    write_seconds = last_write - now
         return write_experiment(self._journal, experiment, self._regrader)
 
     def _grouped(self, experiment: Experiment, record: PromptRecord) -> PromptRecord:
@@ -284,7 +287,8 @@ def _shares(kind: str, grades: list[list[bool | None]], max_sequences: int) -> d
     used = [len(prompt) for prompt in grades]
     if kind == "eager_adapt":
         return adapt_shares(used, max_sequences)
-    return label_shares(used, [True in prompt for prompt in grades], max_sequences)
+    # A prompt that nobody could grade is not unsolved: nothing says that it needs any.
+    return label_shares(used, [True in prompt or False not in prompt for prompt in grades], max_sequences)
 
 
 def _encode(engine: Engine, task: LoadedTask, problem: Problem) -> tuple[int, ...]:

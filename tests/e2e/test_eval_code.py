@@ -66,6 +66,14 @@ def run_folder(tmp_path, problems) -> Path:
     return tmp_path
 
 
+def test_a_file_that_cannot_be_written_is_a_sentence(run_folder):
+    """After minutes of grading, too: the place is named, nothing is shown as a traceback."""
+    (run_folder / "eager_th2.code.jsonl").mkdir()
+    done = eval_code(run_folder)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"Error: cannot write '{run_folder / 'eager_th2.code.jsonl'}'")
+
+
 def test_a_thought_that_the_prompt_began_and_nobody_ended_holds_no_answer(tmp_path, problems):
     """Templates of reasoning models end in <think>: code before </think> is a draft, code after it the answer."""
     first, _ = problems

@@ -214,6 +214,16 @@ def test_unknown_data():
     assert_sentence(run(*BASE, "--data_name", "openai/gsm9k"), 2, "'openai/gsm9k'", "did you mean openai/gsm8k?")
 
 
+def test_math_verify_is_missed_before_the_model_is_loaded(tmp_path, data):
+    """A run that could not compare its answers later says so at once."""
+    blocker = tmp_path / "blocked"
+    blocker.mkdir()
+    (blocker / "math_verify.py").write_text("raise ImportError('No module named math_verify')")
+    done = run(*BASE, *data, "--output_dir", tmp_path / "out", environment={"PYTHONPATH": str(blocker)})
+    assert_sentence(done, 1, "Math-Verify does not run here", "pip install 'eager-gen[math]'")
+    assert "loading" not in done.stderr
+
+
 def test_unknown_model(tmp_path, data):
     """The engine says which models it knows."""
     done = run(*BASE, *data, "--model_name", "chian", "--output_dir", tmp_path / "out")
@@ -243,6 +253,17 @@ def test_eager_needs_grades(tmp_path, data):
     assert (tmp_path / "out" / "eager_adapt_th1.5.json").exists()
     assert "eager_adapt_th1.5" in done.stdout
     assert "ungraded" in done.stdout
+
+
+def test_a_prompt_without_a_target_gets_nothing_of_the_saved_budget(tmp_path, data):
+    """Ungraded is not unsolved: with labels the budget goes to prompts that are known to lack a correct answer."""
+    path = Path(data[3])
+    rows = path.read_text().splitlines()
+    path.write_text("\n".join([rows[0], rows[1].rsplit(",", 1)[0] + ",", *rows[2:]]) + "\n")
+    done = run(*BASE, *data, "--output_dir", tmp_path / "out", "--experiments", "eager_init,eager")
+    assert done.returncode == 0, done.stderr
+    extra = {record.prompt_index: len(record.sequences) for record in Journal(tmp_path / "out").records("eager_th1.5")}
+    assert extra[0] == 0 < sum(extra.values())
 
 
 def test_other_settings_are_refused(tmp_path, data):

@@ -38,7 +38,7 @@ _WRITABLE = click.Path(file_okay=False, path_type=Path)
     show_envvar=True,
     help="EvalPlus's HumanEvalPlus.jsonl[.gz]; by default EvalPlus downloads it once.",
 )
-@click.option("--timeout", type=FiniteRange(0, min_open=True), default=60.0, help="The most seconds a sample.")
+@click.option("--timeout", type=FiniteRange(0, min_open=True), default=60.0, help="The most seconds a run of a sample.")
 @click.option(
     "--workers",
     type=click.IntRange(1),

@@ -87,7 +87,10 @@ def _run(
     from eager.store.journal import Journal
 
     display = Display()
-    with closing(Journal(options["output_dir"], settings_of(plan, task, _bound(options, engine_options)))) as journal:
+    settings = settings_of(plan, task, _bound(options, engine_options))
+    with closing(Journal(options["output_dir"], settings)) as journal, MathGrader() as grader:
+        if task.task.answer_kind == "math":
+            grader.check()  # what it lacks is better known before a model is loaded
         display.say(f"loading {options['model_name']} with {options['engine']}")
         engine = load_engine(options["engine"], options["model_name"], **given)
         with ExitStack() as stack:
@@ -95,7 +98,6 @@ def _run(
             versions = {"eager-gen": __version__, **engine.versions()}
             about = {"notes": options["notes"], "versions": versions, "engine_options": engine_options.about()}
             journal.append_about(about)
-            grader = stack.enter_context(MathGrader())
             results: list[ExperimentResult] = []
             # However the run ends, what was finished is shown; the display has gone by then.
             stack.callback(_show, results, options["output_dir"])

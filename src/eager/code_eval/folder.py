@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter, deque
-from collections.abc import Callable, Sequence as Seq
+from collections.abc import Callable, Iterator, Sequence as Seq
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from eager.metrics import Summary
 from eager.results.findings import Findings
 from eager.results.folder import Results, open_folder
 from eager.results.scores import Grades, Regrader
-from eager.store.journal import JOURNAL_NAME, Journal
+from eager.store.journal import JOURNAL_NAME, Journal, StoreError
 from eager.store.records import PromptRecord
 
 BACKUP = ".before-eval"
@@ -187,17 +187,25 @@ def _grades(judged: Judged) -> Grades:
     return Grades([None if grade is None else str(int(grade)) for grade in correct], correct)
 
 
+@contextmanager
+def _as_store_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"cannot write '{path}' ({error.strerror}): make room, or make the folder writable") from None
+
+
 def keep_original(path: Path) -> None:
     """Keep `path` as it was before its first evaluation."""
     backup = path.with_name(path.name + BACKUP)
     if path.is_file() and not backup.exists():
-        with path.open("rb") as source, replacing_bytes(backup) as copy:
+        with _as_store_error(backup), path.open("rb") as source, replacing_bytes(backup) as copy:
             shutil.copyfileobj(source, copy)
 
 
 def _write_sidecar(path: Path, judged: Seq[Judged]) -> None:
     """A line a graded sequence."""
-    with replacing(path) as file:
+    with _as_store_error(path), replacing(path) as file:
         for one in judged:
             for sequence, verdict in enumerate(one.verdicts):
                 if verdict is not None:

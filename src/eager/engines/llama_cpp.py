@@ -4,8 +4,9 @@ One context, a unified KV cache, one llama.cpp sequence id (*slot*) a decoded se
 them together. A fork copies the ownership of cells and recomputes nothing. When the cache is full the youngest
 sequences give up their cells and are recomputed later.
 
-On a CPU the results are the same to the last bit whatever else is decoded: batches are kept below the size at which
-llama.cpp changes its attention kernel, a lone token is padded to two, and cells keep their order (see `_llama_kv`).
+On a CPU the results of most files are the same to the last bit whatever else is decoded (docs/engines.md): batches are
+kept below the size at which llama.cpp changes its attention kernel, a lone token is padded to two, and cells keep their
+order (see `_llama_kv`).
 """
 
 from __future__ import annotations

@@ -28,9 +28,14 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+_LARGEST = 2**63  # of what anything is counted in
+
+
 def is_number(value: Any) -> bool:
     """Whether it can be counted with: no boolean, no nan, no infinity."""
-    return isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < _LARGEST
+    return isinstance(value, float) and math.isfinite(value)
 
 
 COUNT = Kind("a whole number of at least 1", lambda value: _is_whole(value) and value >= 1)
@@ -155,4 +160,4 @@ class ChatOptions(EngineOptions):
 
 def digest(text: str) -> str:
     """A short hash that stands for `text`."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -148,6 +148,9 @@ class Journal:
         except StoreError:
             self.close()
             raise
+        except OSError as error:
+            self.close()
+            raise StoreError(f"'{self.path}' cannot be read ({error.strerror}): check the disk") from None
 
     def _write(self, line: dict[str, Any]) -> tuple[int, int]:
         """Where the line now lies: its offset and size."""
