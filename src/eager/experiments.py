@@ -16,7 +16,7 @@ from eager.engines import Engine
 from eager.errors import EagerError
 from eager.generate import Generator, Progress
 from eager.grading import Graded, MathGrader
-from eager.results.experiment import KINDS, Experiment
+from eager.results.experiment import KINDS, Experiment, shortest
 from eager.results.folder import write_experiment
 from eager.results.scores import ExperimentResult, Regrader
 from eager.store.journal import Journal
@@ -143,9 +143,9 @@ class Run:
         """At which thresholds the folder holds a whole eager_init."""
         names = [name for name in self._journal.experiments() if name.startswith("eager_init_th")]
         finished = [
-            f"{init.threshold:g}"
+            shortest(init.threshold)
             for init in sorted(map(Experiment.parse, names))
-            if self._journal.count(init.name) == len(self._prompts)
+            if init.threshold is not None and self._journal.count(init.name) == len(self._prompts)
         ]
         return f"it has those of threshold {', '.join(finished)}" if finished else "nor one of another threshold"
 

@@ -240,10 +240,10 @@ def test_extra_experiments_need_an_init(tmp_path, data, kind):
 def test_an_init_at_another_threshold_is_listed(tmp_path, data):
     """Who asks for a threshold that the folder lacks is told which it has."""
     out = ["--output_dir", tmp_path / "out"]
-    done = run(*BASE[:-2], "--entropy_threshold", "1.5,2.25", *data, *out, "--experiments", "eager_init")
+    done = run(*BASE[:-2], "--entropy_threshold", "1.5,2.1234561,2.1234562", *data, *out, "--experiments", "eager_init")
     assert done.returncode == 0, done.stderr
     done = run(*BASE[:-2], "--entropy_threshold", "2", *data, *out, "--experiments", "eager")
-    assert_sentence(done, 1, "has no finished eager_init_th2 (it has those of threshold 1.5, 2.25)")
+    assert_sentence(done, 1, "has no finished eager_init_th2 (it has those of threshold 1.5, 2.1234561, 2.1234562)")
 
 
 def test_eager_needs_grades(tmp_path, data):

@@ -26,14 +26,16 @@ from result_builder import (
     write_published,
 )
 
-from eager.cli.report import command
-from eager.recap import recap
-from eager.report.collected import Collected, fork_character
-from eager.report.page import environment, write_page
-from eager.words import visible
-
 for module in ("ijson", "jinja2", "matplotlib"):
     needs.package(module, "report")
+
+from eager.cli.report import command  # noqa: E402
+from eager.recap import recap  # noqa: E402
+from eager.report.collected import Collected, fork_character  # noqa: E402
+from eager.report.page import environment, write_page  # noqa: E402
+from eager.report.plots import where_branches  # noqa: E402
+from eager.types import Branch  # noqa: E402
+from eager.words import visible  # noqa: E402
 
 PLOTS = ("tradeoff", "pass_at_j", "branches", "sequences", "entropy")
 
@@ -296,3 +298,15 @@ def test_the_page_lies_in_the_folder_it_is_about(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert (tmp_path / "run" / "report.html").is_file()
     assert (tmp_path / "run" / "report_plots").is_dir()
+
+
+def test_the_entropy_plot_marks_the_thresholds_that_were_asked_for(tmp_path: Path) -> None:
+    """At a branch a threshold was raised by its tree's percentile, or lowered by a round: these are not marked."""
+    raised = [Branch(0, i, 2.5, 1.5 + 0.1 * i, i + 1, " a", " a", " b", "") for i in range(8)]
+    tree = [sequence("one", "42", True)] + [sequence("one", "42", True, parent=0, fork=i) for i in range(8)]
+    for threshold in (1.5, 2.2):
+        write_experiment_file(tmp_path, "eager_init", [record("eager_init", 0, tree, raised)], threshold)
+    collected = Collected()
+    comparison = recap([tmp_path], collected.see)
+    axis = where_branches(comparison, collected.branches).axes[1]
+    assert [line.get_xdata()[0] for line in axis.lines] == [1.5, 2.2]

