@@ -20,7 +20,7 @@ from eager.results.experiment import KINDS, Experiment, shortest
 from eager.results.folder import write_experiment
 from eager.results.scores import ExperimentResult, Regrader
 from eager.store.journal import Journal
-from eager.store.records import PromptRecord, SequenceRecord
+from eager.store.records import PromptRecord, SequenceRecord, merged
 from eager.tasks import LoadedTask, Problem
 from eager.types import MAX_ENTROPY, Branch, BranchConfig, Generation, SamplingParams, SequenceResult, TreeJob
 
@@ -212,10 +212,9 @@ class Run:
     def _grouped(self, experiment: Experiment, record: PromptRecord) -> PromptRecord:
         """The record with its classes of equivalent answers, numbered over all of the prompt's sequences."""
         base = experiment.base
-        first = () if base is None else self._journal.read(base.name, record.prompt_index).sequences
-        groups = self._grader.group([sequence.answer for sequence in (*first, *record.sequences)])[len(first) :]
-        sequences = (replace(s, group=group) for s, group in zip(record.sequences, groups, strict=True))
-        return replace(record, sequences=tuple(sequences))
+        whole = record if base is None else merged(self._journal.read(base.name, record.prompt_index), record)
+        n_first = len(whole.sequences) - len(record.sequences)
+        return replace(record, sequences=self._regrader.grouped(whole).sequences[n_first:])
 
     def _to_record(self, name: str, index: int, trees: list[Generation], first_sequence: int) -> PromptRecord:
         problem = self._task.problems[index]
