@@ -17,7 +17,7 @@ from eager.errors import EagerError
 from eager.generate import Generator, Progress
 from eager.grading import Graded, MathGrader
 from eager.results.experiment import KINDS, Experiment, shortest
-from eager.results.folder import write_experiment
+from eager.results.folder import finished_prompts, keep_older_file, write_experiment
 from eager.results.scores import ExperimentResult, Regrader
 from eager.store.journal import Journal
 from eager.store.records import PromptRecord, SequenceRecord, merged
@@ -84,6 +84,8 @@ class Run:
         self._grader = grader
         self._regrader = Regrader(grader, may_fall_back=False)
         self._on_progress = on_progress
+        self.notices: list[str] = []
+        """Sentences about files that were in the folder and are replaced."""
         self._prompts = [_encode(engine, task, problem) for problem in task.problems]
         for problem, ids in zip(task.problems, self._prompts, strict=True):
             _check_fits(problem, len(ids), engine)
@@ -97,7 +99,8 @@ class Run:
     def _run_one(self, kind: str, rules: BranchConfig) -> ExperimentResult:
         experiment = Experiment(kind, None if kind == "parallel" else rules.entropy_threshold)
         name = experiment.name
-        left = sorted(set(range(len(self._prompts))) - set(self._journal.prompts(name)))
+        self.notices += keep_older_file(self._journal, experiment)
+        left = sorted(set(range(len(self._prompts))) - set(finished_prompts(self._journal, experiment)))
         if kind == "parallel":
             finished = self._one_tree_each(name, left, rules, is_parallel=True)
         elif kind == "eager_init":

@@ -14,6 +14,7 @@ from eager.cli import CONTEXT_SETTINGS
 from eager.cli.options import given_to_engine, run_options
 
 if TYPE_CHECKING:
+    from eager.cli.display import Display
     from eager.engines import EngineOptions
     from eager.experiments import RunPlan
     from eager.results.scores import ExperimentResult
@@ -91,6 +92,7 @@ def _run(
     with closing(Journal(options["output_dir"], settings)) as journal, MathGrader() as grader:
         if task.task.answer_kind == "math":
             grader.check()  # what it lacks is better known before a model is loaded
+        _say_all(display, [*journal.problems, *journal.notices])
         display.say(f"loading {options['model_name']} with {options['engine']}")
         engine = load_engine(options["engine"], options["model_name"], **given)
         with ExitStack() as stack:
@@ -101,9 +103,16 @@ def _run(
             results: list[ExperimentResult] = []
             # However the run ends, what was finished is shown; the display has gone by then.
             stack.callback(_show, results, options["output_dir"])
+            run = Run(plan, engine, task, journal, grader, display.show)
+            stack.callback(_say_all, display, run.notices)
             stack.enter_context(display)
-            for result in Run(plan, engine, task, journal, grader, display.show).run():
+            for result in run.run():
                 results.append(result)  # noqa: PERF402 - each counts as soon as it is there
+
+
+def _say_all(display: Display, sentences: list[str]) -> None:
+    for sentence in sentences:
+        display.say(sentence)
 
 
 def _bound(options: dict[str, Any], engine: EngineOptions) -> dict[str, Any]:
