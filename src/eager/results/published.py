@@ -40,10 +40,11 @@ _PUBLISHED = re.compile(
 _NOT_RESULTS = re.compile(r"\.|backup_|_tmp_|.*[._-](?:backup|bak|original|samples|eval_results)(?:[._-]|$)")
 
 # What no honest file reaches: an answer is a line, a branch a few dozen characters. Python's parser takes up to a
-# kilobyte for each character outside strings.
+# kilobyte for each character outside strings, and the pattern below a tenth of that for each escape.
 _MAX_CHARACTERS = 4_000_000
 _MAX_DEPTH = 2
 _MAX_SIGNS = 10_000
+_MAX_ESCAPES = 400_000
 _MAX_STRINGS = 50_000
 _MAX_OUTSIDE = 100_000
 _STRING = r"'[^'\\]*(?:\\.[^'\\]*)*(?:'|\Z)|\"[^\"\\]*(?:\\.[^\"\\]*)*(?:\"|\Z)"
@@ -188,7 +189,7 @@ def parse_literal(text: str) -> Any:
     Raises UnreadableError for anything else. `ast.literal_eval` runs nothing, but nesting and size can exhaust it: both
     are looked at first.
     """
-    if len(text) > _MAX_CHARACTERS:
+    if len(text) > _MAX_CHARACTERS or text.count("\\") > _MAX_ESCAPES:
         raise UnreadableError(f"{len(text):,} characters long")
     outside, n_strings = _ANY_STRING.subn("", text)
     if n_strings > _MAX_STRINGS or len(outside) > _MAX_OUTSIDE:
