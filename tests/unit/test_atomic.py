@@ -236,9 +236,9 @@ def test_what_a_killed_maker_left_is_cleared_away(tmp_path: Path) -> None:
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=tmp_path).returncode == -9
     assert any(name.startswith(".folder.") for name in names(tmp_path))
-    (tmp_path / ".folder.of-mine").touch()
+    (tmp_path / ".folder.of__mine").touch()
     made_once(tmp_path / "folder", Path.mkdir)
-    assert set(names(tmp_path)) <= {".folder.of-mine", "folder", "folder.lock"}
+    assert set(names(tmp_path)) <= {".folder.of__mine", "folder", "folder.lock"}
 
 
 def test_a_name_as_long_as_can_be_is_written(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 import needs
 import pytest
+from children import run_eager
 from click.testing import CliRunner
 from hostile import HOSTILE, hostile_folder
 from result_builder import (
@@ -298,6 +299,16 @@ def test_the_page_lies_in_the_folder_it_is_about(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert (tmp_path / "run" / "report.html").is_file()
     assert (tmp_path / "run" / "report_plots").is_dir()
+
+
+def test_a_page_for_standard_output_is_all_that_goes_there(tmp_path: Path) -> None:
+    """Piped on or redirected, the page is whole; no folder of plots lies beside a device, nothing else is said."""
+    folder = demo_folder(tmp_path / "run", n_prompts=2)
+    done = run_eager("report", folder, "--output", "/dev/stdout")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("<!DOCTYPE html>")
+    assert done.stdout.rstrip().endswith("</html>")
+    assert not Path("/dev/stdout_plots").exists()
 
 
 def test_the_entropy_plot_marks_the_thresholds_that_were_asked_for(tmp_path: Path) -> None:
