@@ -14,6 +14,7 @@ from eager.recap.measure import Measures, PromptKeys
 from eager.results.findings import Findings, ResultsError
 from eager.results.folder import open_folder
 from eager.store.journal import DAMAGED_NAME, Journal, StoreError
+from eager.store.records import PromptRecord
 from eager.types import Branch
 
 FIRST_RESULTS = Path(__file__).resolve().parents[1] / "data" / "first_results"
@@ -52,6 +53,12 @@ def said(folder: Path) -> object:
 
 def is_told(outcome: object) -> bool:
     return isinstance(outcome, str) or bool(outcome[3] or outcome[4])
+
+
+def graded_first(item: PromptRecord) -> PromptRecord:
+    """As it was before grades were found later, in `small_journal`."""
+    (only,) = item.sequences
+    return replace(item, sequences=(replace(only, answer="2", correct=False),))
 
 
 def lines_of(folder: Path) -> list[bytes]:
@@ -228,6 +235,28 @@ def test_a_writer_sets_damaged_lines_aside(tmp_path: Path) -> None:
     again = Journal(folder)
     assert (again.problems, again.prompts("eager_init_th2")) == ([], [1, 2])
     assert lines_of(folder)[4:6] == before[4:6]
+
+
+def test_after_a_writer_nothing_damaged_is_left(tmp_path: Path) -> None:
+    """Wherever a bit was turned: what the next reader finds is a part of what was written, and it has no complaint."""
+    folder = small_journal(tmp_path)
+    path = folder / "journal.jsonl"
+    whole = path.read_bytes()
+    before = {index: Journal(folder).read("eager_init_th2", index) for index in range(3)}
+    head = whole.index(b"\n") + 1
+    random = Random(2)
+    for at in random.sample(range(head, len(whole)), 200):
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << random.randrange(8)
+        path.write_bytes(flipped)
+        journal = Journal(folder, SETTINGS)
+        journal.append_about({"notes": "on"})
+        journal.close()
+        again = Journal(folder)
+        assert (again.problems, again.notices, again.about) == ([], [], {"notes": "on"})
+        for index in again.prompts("eager_init_th2"):
+            found = again.read("eager_init_th2", index)
+            assert found == before[index] or (index == 1 and found == graded_first(before[index]))
 
 
 def test_grades_of_a_lost_record_do_not_pass_to_the_next_one(tmp_path: Path) -> None:

@@ -141,9 +141,9 @@ def _grade(folder: Path, wanted: Seq[str], grading: Grading, findings: Findings)
 
 def _locked_journal(folder: Path) -> AbstractContextManager[Journal | None]:
     """The folder's journal, so that no run writes to it meanwhile. Raises StoreError."""
-    if not (folder / JOURNAL_NAME).exists():
-        return nullcontext()
     try:
+        if not (folder / JOURNAL_NAME).exists():
+            return nullcontext()
         settings = Journal(folder).settings
     except StoreError as error:
         raise StoreError(f"{error}; moved out of the folder, it leaves the result files to be graded") from None

@@ -120,10 +120,8 @@ def _candidates(folder: Path) -> list[Path]:
 
 def _journal(folder: Path, findings: Findings) -> Journal | None:
     """The folder's journal; None without one, or where it is damaged, which is noted."""
-    if not (folder / JOURNAL_NAME).exists():
-        return None
     try:
-        return Journal(folder)
+        return Journal(folder) if (folder / JOURNAL_NAME).exists() else None
     except StoreError as error:
         findings.problem(f"{error}; the result files are read instead")
     except OSError as error:

@@ -40,7 +40,7 @@ def decode(line: bytes) -> tuple[dict[str, Any], bool]:
     try:
         content = json.loads(line)
         said = content.pop(_NAME, None) if isinstance(content, dict) else None
-        is_damaged = said is not None and said != _checksum(_body(content))
+        is_damaged = said is not None and not is_intact(line) and said != _checksum(_body(content))
     except (ValueError, RecursionError):
         is_damaged = True
     if is_damaged or not isinstance(content, dict):
