@@ -263,7 +263,9 @@ def test_folders_are_told_apart_by_as_little_as_is_needed(tmp_path: Path) -> Non
     """One folder needs no name; several get as many last path components as differ."""
     assert folder_labels([tmp_path]) == [""]
     assert folder_labels([tmp_path / "a" / "t", tmp_path / "b" / "t"]) == ["a/t", "b/t"]
-    assert len(set(folder_labels([tmp_path, tmp_path]))) == 2
+    assert folder_labels([tmp_path / "a", tmp_path / "a"]) == ["a [1]", "a [2]"]
+    assert folder_labels([tmp_path / "a", tmp_path / "b", tmp_path / "a"]) == ["a [1]", "b", "a [2]"]
+    assert folder_labels([Path("/a/t"), Path("/t")]) == ["a/t", "/t"]
 
 
 def test_what_cannot_be_seen_is_shown() -> None:

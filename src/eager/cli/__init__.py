@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from eager import __version__
+from eager.cli.streams import take_any_text
 
 _COMMANDS = {
     "run": ("eager.cli.run", "Answer a set of problems four ways and see what each cost."),
@@ -34,6 +35,10 @@ CONTEXT_SETTINGS: dict[str, Any] = {
 
 class LazyGroup(click.Group):
     """Knows its commands by name; imports one when it is run, so that `eager --help` stays fast."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        take_any_text()
+        return super().main(*args, **kwargs)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)

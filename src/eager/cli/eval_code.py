@@ -107,26 +107,23 @@ def _say(name: str, n_done: int, n_prompts: int) -> None:
 
 
 def _table(outcomes: list[Outcome]) -> None:
-    from rich.table import Table
-    from rich.text import Text
+    from eager.recap.grid import Grid
 
-    caption = "of the graded sequences; plus: base and plus tests; EvalPlus: plus, after its own sanitizing"
-    table = Table(caption=caption, caption_justify="left")
-    table.add_column("results", overflow="fold")
-    for name in ("sequences", "base", "plus", "EvalPlus", "Pass@k", "Pass rate"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("why they failed", overflow="fold")
+    numbers = ("sequences", "base", "plus", "EvalPlus", "Pass@k", "Pass rate")
+    headers = ("results", *numbers, "why they failed")
+    title = "Of the graded sequences; plus: base and plus tests; EvalPlus: plus, after its own sanitizing"
+    grid = Grid(title, headers, texts=frozenset({0, len(headers) - 1}))
     for outcome in outcomes:
         scores = outcome.scores
-        table.add_row(
-            Text(outcome.path.stem),
+        grid.rows.append((
+            outcome.path.stem,
             f"{scores.n_sequences - scores.n_ungraded:,}",
             f"{outcome.n_base:,}",
             f"{outcome.n_plus:,}",
             f"{outcome.n_evalplus:,}",
             *("none" if s.value is None else f"{s.value:.3f}" for s in (scores.pass_at_k, scores.pass_rate)),
-            Text(", ".join(f"{count} {reason}" for reason, count in outcome.reasons.most_common(4))),
-        )
-    wide_console().print(table)
+            ", ".join(f"{count} {reason}" for reason, count in outcome.reasons.most_common(4)),
+        ))  # fmt: skip
+    grid.print_on(wide_console())
     for outcome in outcomes:
         click.echo(f"wrote {outcome.path}")

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from eager.cli import CONTEXT_SETTINGS
+from eager.cli.streams import width
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Tables that a file or another program reads are not folded to the 80 columns of an unknown terminal.
-_WIDTH_WITHOUT_TERMINAL = 160
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
@@ -48,13 +47,11 @@ def command(folders: tuple[Path, ...], form: str | None, large: bool) -> None:
 
 
 def wide_console() -> Console:
-    """Standard output, wide enough for a table."""
+    """Standard output, as wide as it is; wide enough for a table where nobody says."""
     from rich.console import Console
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = _WIDTH_WITHOUT_TERMINAL
-    return console
+    # With a height, too: without one rich takes any dumb terminal for 80 columns wide.
+    return Console(highlight=False, width=width(), height=25)
 
 
 def require(*modules: str) -> None:
