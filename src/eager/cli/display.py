@@ -20,15 +20,15 @@ class Display:
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
-        # A dumb terminal cannot redraw a line: it gets what a log gets.
-        self._redraws = self._console.is_terminal and not self._console.is_dumb_terminal
+        # FORCE_COLOR does not make a log a place where a line can be redrawn, and a dumb terminal is none.
+        self._can_redraw = self._console.file.isatty() and not self._console.is_dumb_terminal
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._experiment = ""
         self._started = self._shown = 0.0
         self._n_done_at_start = 0
 
     def __enter__(self) -> Display:
-        if self._redraws:
+        if self._can_redraw:
             self._live.start()
         return self
 
@@ -46,12 +46,12 @@ class Display:
         now = time.monotonic()
         if experiment != self._experiment:
             self._experiment, self._started, self._shown, self._n_done_at_start = experiment, now, now, n_done
-        every = _REDRAW_EVERY_SECONDS if self._redraws else _LINE_EVERY_SECONDS
+        every = _REDRAW_EVERY_SECONDS if self._can_redraw else _LINE_EVERY_SECONDS
         if now - self._shown < every:
             return
         self._shown = now
         line = Text(self._line(now - self._started, n_done, n_prompts, progress))
-        if self._redraws:
+        if self._can_redraw:
             self._live.update(line, refresh=True)
         else:
             self._console.print(line, soft_wrap=True)

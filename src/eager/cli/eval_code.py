@@ -38,15 +38,20 @@ _WRITABLE = click.Path(file_okay=False, path_type=Path)
     show_envvar=True,
     help="EvalPlus's HumanEvalPlus.jsonl[.gz]; by default EvalPlus downloads it once.",
 )
-@click.option("--timeout", type=FiniteRange(0, min_open=True), default=60.0, help="The most seconds a run of a sample.")
+@click.option(
+    "--timeout",
+    type=FiniteRange(0, 86_400, min_open=True),
+    default=60.0,
+    help="The most seconds a run of a sample.",
+)
 @click.option(
     "--workers",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 1024),
     default=_half_the_cores,
     show_default="half the cores",
     help="How many samples run at once.",
 )
-@click.option("--memory_mb", type=click.IntRange(256), default=4096, help="The most memory a sample.")
+@click.option("--memory_mb", type=click.IntRange(256, 1 << 20), default=4096, help="The most memory a sample.")
 @click.option("--unsafe", is_flag=True, help="Without the sandbox: generated code runs as you, with all your rights.")
 @click.option(
     "--cache_dir",

@@ -15,7 +15,10 @@ from eager.engines.options_vllm import VLLMOptions
 from eager.results.experiment import KINDS
 
 _EXPERIMENT_NAMES = (*KINDS, "all")
-_POSITIVE = click.IntRange(min=1)
+# Beyond what anybody counts, and within what libraries count in.
+_MOST = 10**9
+_COUNT = click.IntRange(1, _MOST)
+# What has its range elsewhere: in the core's dataclasses, or in an engine's options.
 _FINITE = FiniteFloat()
 
 
@@ -78,7 +81,9 @@ _OPTIONS = [
         default="all",
         help="What to run, in this order.",
     ),
-    click.option("--max_sequences", type=_POSITIVE, default=32, help="M: the most sequences a prompt."),
+    click.option(
+        "--max_sequences", type=click.IntRange(1, 100_000), default=32, help="M: the most sequences a prompt."
+    ),
     click.option(
         "--entropy_threshold",
         type=CommaSeparated(_FINITE),
@@ -92,17 +97,26 @@ _OPTIONS = [
         help="Of sampling; the entropy is always that of the raw distribution.",
     ),
     click.option("--top_p", type=_FINITE, default=1.0, help="Sample from the fewest tokens with this share."),
-    click.option("--top_k", type=int, default=0, help="Sample from so many most likely tokens; 0 for all."),
+    click.option(
+        "--top_k",
+        type=click.IntRange(0, _MOST),
+        default=0,
+        help="Sample from so many most likely tokens; 0 for all.",
+    ),
     click.option(
         "--min_p",
         type=_FINITE,
         default=0.0,
         help="Sample from tokens at least this likely relative to the most likely.",
     ),
-    click.option("--seed", type=int, default=55, help="Every draw comes from (seed, prompt, sequence, position)."),
+    # 64 bits, of which every draw is made.
     click.option(
-        "--max_tokens", type=_POSITIVE, help="The most tokens a sequence; by default what the context allows."
+        "--seed",
+        type=click.IntRange(-(2**63), 2**63 - 1),
+        default=55,
+        help="Every draw comes from (seed, prompt, sequence, position).",
     ),
+    click.option("--max_tokens", type=_COUNT, help="The most tokens a sequence; by default what the context allows."),
     click.option(
         "--branch_rule", type=click.Choice(("top2", "distinct", "sample")), default="top2", help="How a branch splits."
     ),
@@ -115,7 +129,7 @@ _OPTIONS = [
     ),
     click.option(
         "--max_tokens_without_branch",
-        type=_POSITIVE,
+        type=_COUNT,
         default=1000,
         help="A tree that has not branched for so long stops trying.",
     ),
@@ -129,7 +143,7 @@ _OPTIONS = [
     ),
     click.option("--prompt_field", help="The column of --data_path that holds the problems."),
     click.option("--target_field", help="The column of --data_path that holds the answers."),
-    click.option("--limit", type=_POSITIVE, help="Only the first problems."),
+    click.option("--limit", type=_COUNT, help="Only the first problems."),
     click.option(
         "--instruction", help="In place of the task's own; goes after the problem, or around it as {problem}."
     ),

@@ -86,7 +86,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         if self.seconds <= 0:
-            raise ValueError(f"the timeout must be above 0 seconds, got {self.seconds:g}")
+            raise ValueError(f"the timeout must be above 0 seconds, got {self.seconds!r}")
         if self.memory_mb < 256:
             raise ValueError(f"the memory limit must be at least 256 MB, as Python needs that, got {self.memory_mb}")
 
