@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 import tracemalloc
 import zlib
@@ -15,6 +16,7 @@ from xml.etree import ElementTree
 
 import needs
 import pytest
+from children import run_eager
 from click.testing import CliRunner
 from hostile import HOSTILE, hostile_folder
 from result_builder import (
@@ -234,6 +236,37 @@ def test_the_same_results_give_the_same_page(tmp_path: Path) -> None:
     """Two reports of one folder are the same to the last byte."""
     folder = demo_folder(tmp_path / "run", n_prompts=3)
     assert write(folder, tmp_path / "a" / "report.html") == write(folder, tmp_path / "b" / "report.html")
+
+
+@pytest.mark.parametrize(
+    "rc", [b"axes.facecolor: red\nsavefig.facecolor: red\n", b"no such key: 1\n", b"\xff\xfe", None]
+)
+def test_nothing_in_the_current_folder_changes_the_plots(tmp_path: Path, rc: bytes | None) -> None:
+    """A matplotlibrc there is not read, whatever it says; a pipe of that name is not waited for."""
+    folder = demo_folder(tmp_path / "run", n_prompts=3)
+    here = tmp_path / "here"
+    here.mkdir()
+    assert run_eager("report", folder, "--output", tmp_path / "plain.html", cwd=tmp_path).returncode == 0
+    if rc is None:
+        os.mkfifo(here / "matplotlibrc")
+    else:
+        (here / "matplotlibrc").write_bytes(rc)
+    done = run_eager("report", folder, "--output", "page.html", cwd=here, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    for plot in (tmp_path / "plain_plots").iterdir():
+        assert (here / "page_plots" / plot.name).read_bytes() == plot.read_bytes()
+
+
+def test_a_matplotlibrc_of_the_users_own_changes_nothing_either(tmp_path: Path) -> None:
+    """The same results give the same plots on every machine."""
+    folder = demo_folder(tmp_path / "run", n_prompts=3)
+    (tmp_path / "matplotlibrc").write_text("axes.facecolor: red\nfont.size: 30\nsavefig.bbox: tight\n")
+    for name, variables in (("plain", {}), ("styled", {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc")})):
+        (tmp_path / name).mkdir()
+        output = tmp_path / name / "page.html"
+        assert run_eager("report", folder, "--output", output, environment=variables).returncode == 0
+    for plot in (tmp_path / "plain" / "page_plots").iterdir():
+        assert (tmp_path / "styled" / "page_plots" / plot.name).read_bytes() == plot.read_bytes()
 
 
 def test_a_run_without_targets_and_branches_is_reported(tmp_path: Path) -> None:

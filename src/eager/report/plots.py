@@ -6,6 +6,7 @@ import io
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,20 @@ _WIDTH = 9.6
 _PEAK = PERCENTILES.index(99.0)
 
 
+@contextmanager
+def _settings(ours: Mapping[str, Any]) -> Iterator[None]:
+    """Ours on matplotlib's own: no matplotlibrc, wherever it lies, changes what the same results look like."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(ours)
+        yield
+
+
 def save_plot(figure: Figure, stem: Path) -> tuple[list[Path], str]:
     """Write `stem`.png and `stem`.svg; returns them, and the SVG for the page."""
     svg = io.StringIO()
     # The same results give the same file: no date, and ids from the plot's name.
-    with mpl.rc_context({**RC, "svg.hashsalt": stem.name}):
+    with _settings({**RC, "svg.hashsalt": stem.name}):
         figure.savefig(svg, format="svg", metadata={"Date": None})
         figure.savefig(stem.with_suffix(".png"), dpi=160)
     stem.with_suffix(".svg").write_text(svg.getvalue(), encoding="utf-8")
@@ -303,7 +313,7 @@ def _peak_points(row: Row) -> Iterator[tuple[float, float]]:
 
 def _themed(draw: Draw) -> Draw:
     def drawn(comparison: Comparison, branches: Mapping[str, Branches]) -> Figure:
-        with mpl.rc_context(RC):
+        with _settings(RC):
             return draw(comparison, branches)
 
     return drawn
