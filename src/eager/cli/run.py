@@ -36,7 +36,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 
     given = given_to_engine(options)
     try:
-        engine = engine_options(options["engine"], given)
+        engine = engine_options(options["engine"], given, options["model_name"])
         plan, task = _plan(options), _task(options)
     except (EngineError, TaskError, ValueError) as error:
         raise click.UsageError(str(error)) from None
