@@ -23,9 +23,8 @@ from eager.recap.correlation import ScipyMissingError, _scipy_stats
 tomllib = pytest.importorskip("tomllib", reason="tomllib is missing: use Python 3.11 or later")
 
 ROOT = Path(__file__).resolve().parents[2]
-EXTRAS: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
-    "optional-dependencies"
-]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 ADVICE = re.compile(r"eager-gen\[([\w,-]+)\]")
 
 
@@ -153,3 +152,8 @@ def test_every_extra_that_is_named_anywhere_is_there(folder: str) -> None:
         if path.suffix in (".py", ".md", ".toml") or path.name == "Makefile":
             for match in ADVICE.finditer(path.read_text(encoding="utf-8")):
                 assert set(match[1].split(",")) <= EXTRAS.keys(), f"{path}: {match[0]}"
+
+
+def test_both_places_say_one_version() -> None:
+    """pyproject.toml, and `eager --version`."""
+    assert said_by("--version").split()[-1] == PROJECT["version"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import os
 import re
 import tracemalloc
 import zlib
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -27,14 +29,15 @@ from result_builder import (
     write_experiment_file,
     write_published,
 )
+from rich.console import Console
 
 for module in ("ijson", "jinja2", "matplotlib"):
     needs.package(module, "report")
 
 from eager.cli.report import command  # noqa: E402
-from eager.recap import recap  # noqa: E402
+from eager.recap import Comparison, print_comparison, recap  # noqa: E402
 from eager.report.collected import Collected, fork_character  # noqa: E402
-from eager.report.page import environment, write_page  # noqa: E402
+from eager.report.page import environment, facts, write_page  # noqa: E402
 from eager.report.plots import where_branches  # noqa: E402
 from eager.types import Branch  # noqa: E402
 from eager.words import visible  # noqa: E402
@@ -300,6 +303,18 @@ def test_what_is_missing_is_said_on_the_page(tmp_path: Path) -> None:
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Missing from this page" in text
     assert "eager_th2.2.json" in text
+
+
+def test_settings_are_shown_with_all_their_digits(tmp_path: Path) -> None:
+    """A seed of seven digits is that number and no power of ten; a temperature is the one that was given."""
+    comparison = recap([demo_folder(tmp_path, n_prompts=2)])
+    row = comparison.rows[0]
+    row.measures.facts = replace(row.measures.facts, seed=12345678, temperature=0.1234567)
+    said = facts(Comparison((row,), (), comparison.findings))
+    assert {"seed 12345678", "temperature 0.1234567"} <= set(said)
+    text = io.StringIO()
+    print_comparison(Comparison((row,), (), comparison.findings), Console(file=text, width=200))
+    assert "temperature 0.1234567" in text.getvalue()
 
 
 def test_a_folder_without_results_writes_no_page(tmp_path: Path) -> None:
