@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies as st
 from rich.console import Console
 
+from eager.cli.eval_code import _table
+from eager.code_eval.folder import Outcome
+from eager.metrics import GradedPrompt, summarise
 from eager.recap.grid import Grid, print_wrapped
 
 HEADERS = ("experiment", "tokens", "saved against parallel", "why they failed")
@@ -83,3 +88,16 @@ def test_a_long_line_is_broken_at_spaces_only() -> None:
     text = io.StringIO()
     print_wrapped(Console(file=text, width=10, height=25), "note: '/a/very/long/path' cannot be read")
     assert "'/a/very/long/path'" in text.getvalue().splitlines()
+
+
+def test_the_table_of_eval_code_is_one_of_these(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At 40 columns it has every count of every experiment, and why samples failed."""
+    monkeypatch.setenv("COLUMNS", "40")
+    scores = summarise([GradedPrompt(correct=(True, False), groups=(0, 1))] * 2)
+    reasons = Counter({"timeout": 12, "wrong answer": 3})
+    _table([Outcome(Path("eager_adapt_th1.25.json"), scores, 1234567, 23, 45, reasons)])
+    shown = capsys.readouterr().out
+    assert set(words("eager adapt th1.25 1,234,567 23 45 12 timeout 3 wrong answer 0.500 1.000")) <= set(words(shown))
+    assert max(map(len, shown.splitlines())) <= 40
