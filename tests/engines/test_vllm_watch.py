@@ -1,4 +1,4 @@
-"""Entropies that engine vllm takes where the logits are: those of vLLM's log-probabilities, whatever befalls a request."""
+"""Entropies taken where vLLM's logits are: those of its log-probabilities, whatever befalls a request."""
 
 import os
 import subprocess

@@ -29,9 +29,9 @@ from eager.engines._vllm_watch import Watch, rows_of, watch_logits
 from eager.randomness import uniform
 from eager.types import SamplingParams
 
+# Where a request's `extra_args` hold what `draw_args` made.
 DRAW_KEY = "eager_draw"
 WATCH_KEY = "eager_watch"
-"""Where a request's `extra_args` hold what `draw_args` made."""
 
 _BLOCK = 64
 

@@ -52,14 +52,13 @@ def watch_logprobs(outputs: Iterable[tuple[Watch, int, Any]]) -> None:
     places: list[tuple[Watch, int]] = []
     ids: list[Seq[int]] = []
     logprobs: list[Seq[float]] = []
-    for watch, position, flat in outputs:
-        for start, end in zip(flat.start_indices, flat.end_indices, strict=True):
+    for watch, first, flat in outputs:
+        for position, (start, end) in enumerate(zip(flat.start_indices, flat.end_indices, strict=True), first):
             # For each token the sampled one first and then the K best in order.
             best = slice(start + 1, min(end, start + 1 + ENTROPY_TOP_K))
             places.append((watch, position))
             ids.append(flat.token_ids[best])
             logprobs.append(flat.logprobs[best])
-            position += 1
     if places:
         _fill(places, np.array(ids), np.array(logprobs))
 
