@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING
 import click
 
 from eager.cli import CONTEXT_SETTINGS
+from eager.cli.ending import Command
+from eager.cli.values import UserPath
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 # Tables that a file or another program reads are not folded to the 80 columns of an unknown terminal.
 _WIDTH_WITHOUT_TERMINAL = 160
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FOLDER = UserPath(exists=True, file_okay=False)
 
 
-@click.command("recap", context_settings=CONTEXT_SETTINGS)
+@click.command("recap", cls=Command, context_settings=CONTEXT_SETTINGS)
 @click.argument("folders", metavar="FOLDER...", nargs=-1, required=True, type=FOLDER)
 @click.option("--json", "form", flag_value="json", help="Print everything as JSON, for machines.")
 @click.option("--csv", "form", flag_value="csv", help="Print a line a number as CSV, for machines.")
