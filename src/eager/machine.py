@@ -30,7 +30,7 @@ def cache_folder() -> Path:
     try:
         return Path.home() / ".cache" / "eager"
     except RuntimeError:
-        raise NoCacheError("there is no home folder to keep a cache in: set XDG_CACHE_HOME to a folder of yours") from None
+        raise NoCacheError("there is no home folder to keep a cache in: set XDG_CACHE_HOME") from None
 
 
 @dataclass(frozen=True, slots=True)

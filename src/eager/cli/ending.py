@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -54,19 +55,15 @@ class OutputBrokenError(Exception):
         self.reason = reason
 
 
-class Ending:
-    """For a click command: `main` ends as this module says."""
+class Command(click.Command):
+    """A command, or beside click's Group a group of them, that ends as this module says."""
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """As click's."""
-        work: Callable[..., Any] = super().main  # type: ignore[misc] - click's, which comes after this class
+        work = partial(super().main, *args, standalone_mode=False, **extra)
         if not standalone_mode:
-            return work(*args, standalone_mode=False, **extra)
-        sys.exit(_exit_code(lambda: work(*args, standalone_mode=False, **extra)))
-
-
-class Command(Ending, click.Command):
-    """A command that ends as this module says."""
+            return work()
+        sys.exit(_exit_code(work))
 
 
 def _exit_code(work: Callable[[], int | None]) -> int:
@@ -94,7 +91,9 @@ def _told(work: Callable[[], int | None]) -> int:
     except OutputBrokenError as error:
         if error.reason.errno == errno.EPIPE:
             return _BROKEN_PIPE
-        click.echo(f"Error: standard output takes no more ({error.reason.strerror}): what is in files is kept", err=True)
+        click.echo(
+            f"Error: standard output takes no more ({error.reason.strerror}): what is in files is kept", err=True
+        )
         return 1
     except OSError as error:
         click.echo(f"Error: {refusal(error)}", err=True)
@@ -187,10 +186,16 @@ def _standard_streams() -> Iterator[None]:
 def _fill_gaps() -> None:
     """A closed standard stream leads nowhere: else the next file, a journal, takes its number, and what is printed."""
     for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
+        if not _is_open(number):
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest number that is free
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
 
 
 def _remade(stream: TextIO, raw: type[io.FileIO]) -> TextIO:

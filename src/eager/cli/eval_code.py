@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eager.cli import CONTEXT_SETTINGS
-from eager.cli.ending import Command
+from eager.cli.ending import Command, Stopped
 from eager.cli.recap import FOLDER, finish, wide_console
 from eager.cli.values import FiniteRange, UserPath
 from eager.machine import NoCacheError, cache_folder
@@ -76,6 +76,7 @@ def command(folders: tuple[Path, ...], experiments: tuple[str, ...], **options: 
 
     The code runs in bubblewrap: no network, no view of your files, limits on everything. Grades and scores are
     written back; NAME.json.before-eval keeps each result file as it was, NAME.code.jsonl says why a sample failed.
+    An experiment is written when all of it is graded: stopped before, it stays as it was.
     """
     from eager.code_eval.folder import Grading, grade_folder
     from eager.errors import EagerError
@@ -86,6 +87,9 @@ def command(folders: tuple[Path, ...], experiments: tuple[str, ...], **options: 
             grading = Grading(checker, options["workers"], _say)
             for folder in folders:
                 outcomes += grade_folder(folder, experiments, grading)
+    except Stopped as stop:
+        stop.advice = "no experiment is graded in part, those before it are written: run the same command again"
+        raise
     except (EagerError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     _table(outcomes)

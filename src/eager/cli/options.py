@@ -138,7 +138,11 @@ _OPTIONS = [
     ),
     click.option("--prompt_field", help="The column of --data_path that holds the problems."),
     click.option("--target_field", help="The column of --data_path that holds the answers."),
-    click.option("--limit", type=_POSITIVE, help="Only the first problems; a folder keeps their number (docs/results.md says why)."),
+    click.option(
+        "--limit",
+        type=_POSITIVE,
+        help="Only the first problems; a folder keeps their number (docs/results.md says why).",
+    ),
     click.option(
         "--instruction", help="In place of the task's own; goes after the problem, or around it as {problem}."
     ),

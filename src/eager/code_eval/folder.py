@@ -7,7 +7,7 @@ import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence as Seq
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -65,16 +65,16 @@ class Grading:
         """The experiment's prompts that are problems; several texts at once, few prompts in memory."""
         waiting: deque[tuple[int, str | None, list[Future[Verdict] | None]]] = deque()
         judged: list[Judged | None] = []
-        with ThreadPoolExecutor(self.n_workers) as pool:
-            try:
-                for record in results.records():
-                    waiting.append(self._submit(pool, results, record))
-                    if len(waiting) > 2 * self.n_workers:
-                        judged.append(self._finish(waiting, results, len(judged) + 1))
-                while waiting:
+        with ThreadPoolExecutor(self.n_workers) as pool, ExitStack() as on_leaving:
+            on_leaving.callback(pool.shutdown, wait=True, cancel_futures=True)
+            on_leaving.callback(self.checker.stop)  # a program may take its time, and nobody waits for it any more
+            for record in results.records():
+                waiting.append(self._submit(pool, results, record))
+                if len(waiting) > 2 * self.n_workers:
                     judged.append(self._finish(waiting, results, len(judged) + 1))
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+            while waiting:
+                judged.append(self._finish(waiting, results, len(judged) + 1))
+            on_leaving.pop_all()
         return [one for one in judged if one is not None]
 
     def _submit(
