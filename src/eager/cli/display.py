@@ -20,13 +20,15 @@ class Display:
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
+        # FORCE_COLOR asks for colours, in a log, too; it does not make a log a place where a line can be redrawn.
+        self._can_redraw = self._console.is_terminal and self._console.file.isatty()
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._experiment = ""
         self._started = self._shown = 0.0
         self._n_done_at_start = 0
 
     def __enter__(self) -> Display:
-        if self._console.is_terminal:
+        if self._can_redraw:
             self._live.start()
         return self
 
@@ -44,12 +46,12 @@ class Display:
         now = time.monotonic()
         if experiment != self._experiment:
             self._experiment, self._started, self._shown, self._n_done_at_start = experiment, now, now, n_done
-        every = _REDRAW_EVERY_SECONDS if self._console.is_terminal else _LINE_EVERY_SECONDS
+        every = _REDRAW_EVERY_SECONDS if self._can_redraw else _LINE_EVERY_SECONDS
         if now - self._shown < every:
             return
         self._shown = now
         line = Text(self._line(now - self._started, n_done, n_prompts, progress))
-        if self._console.is_terminal:
+        if self._can_redraw:
             self._live.update(line, refresh=True)
         else:
             self._console.print(line, soft_wrap=True)

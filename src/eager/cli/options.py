@@ -15,6 +15,7 @@ from eager.cli.values import (
     JSONObject,
     ModelName,
     NameValue,
+    PromptText,
     TextFile,
     UserPath,
 )
@@ -144,7 +145,9 @@ _OPTIONS = [
         help="Only the first problems; a folder keeps their number (docs/results.md says why).",
     ),
     click.option(
-        "--instruction", help="In place of the task's own; goes after the problem, or around it as {problem}."
+        "--instruction",
+        type=PromptText(),
+        help="In place of the task's own; goes after the problem, or around it as {problem}.",
     ),
     click.option(
         "--prompt_style",
@@ -159,7 +162,9 @@ _OPTIONS = [
         help="Record the entropies of parallel, too; the others need them to branch.",
     ),
     click.option("--notes", default="", help="Kept in the result files."),
-    click.option("--system_prompt", help="Asked before everything else, as the chat's system message."),
+    click.option(
+        "--system_prompt", type=PromptText(), help="Asked before everything else, as the chat's system message."
+    ),
     *_ENGINE_OPTIONS.values(),
     click.option(
         "--engine_option",

@@ -121,6 +121,18 @@ class ModelName(click.ParamType[str]):
         return str(value)
 
 
+class PromptText(click.ParamType[str]):
+    """A text that models are to read."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if not text.isascii() and text.encode("utf-8", "replace").decode() != text:
+            self.fail(f"{text!r} is not UTF-8, as the rest of a prompt is: write it so", param, ctx)
+        return text
+
+
 class TextFile(click.ParamType[str]):
     """A file, read as text."""
 
@@ -143,7 +155,7 @@ class TextFile(click.ParamType[str]):
 def user_path(text: str) -> Path:
     """The path that `text` names, a leading ~ replaced. ValueError with a sentence where it can name none."""
     if not text:
-        raise ValueError("it is empty, as an unset variable is: give a path, or leave the option out")
+        raise ValueError("it is empty, as an unset variable is: give one, or leave the option out")
     if "\0" in text:
         raise ValueError(f"{text!r} holds a NUL character, which no path can: correct it")
     path = Path(os.path.expanduser(text))
