@@ -96,9 +96,14 @@ class Run:
                 yield self._run_one(kind, rules)
 
     def write_finished(self) -> None:
-        """After `run` was left in the middle: write the result file that lacks finished prompts. Raises StoreError."""
-        if self._unwritten is not None and self._journal.count(self._unwritten.name):
-            self._write(self._unwritten)
+        """After `run` was left in the middle: write the result file that lacks finished prompts. Raises StoreError.
+
+        A signal may have come between a line on disk and its entry in memory: the journal is read anew.
+        """
+        if self._unwritten is not None:
+            journal = Journal(self._journal.folder)
+            if journal.count(self._unwritten.name):
+                self._write(self._unwritten, journal)
 
     def _run_one(self, kind: str, rules: BranchConfig) -> ExperimentResult:
         experiment = Experiment(kind, None if kind == "parallel" else rules.entropy_threshold)
@@ -210,10 +215,10 @@ class Run:
                 self._keep(experiment, replace(record, seconds=now - last_record))
                 last_record = now
                 if now - last_write > max(_WRITE_EVERY_SECONDS, _WRITE_SHARE * write_seconds):
-                    self._write(experiment)
+                    self._write(experiment, self._journal)
                     last_record = last_write = time.monotonic()
                     write_seconds = last_write - now
-        return self._write(experiment)
+        return self._write(experiment, self._journal)
 
     def _keep(self, experiment: Experiment, record: PromptRecord) -> None:
         """Journal the record. Raises StoreError."""
@@ -228,9 +233,9 @@ class Run:
         except OSError as error:
             raise self._unreadable(error) from None
 
-    def _write(self, experiment: Experiment) -> ExperimentResult:
+    def _write(self, experiment: Experiment, journal: Journal) -> ExperimentResult:
         try:
-            result = write_experiment(self._journal, experiment, self._regrader)
+            result = write_experiment(journal, experiment, self._regrader)
         except OSError as error:
             raise self._unreadable(error) from None
         self._unwritten = None

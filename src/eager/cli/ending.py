@@ -128,9 +128,10 @@ class _Signals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, before in self._before.items():
-            # What is left now is Python's own end: a traceback out of that would tell nobody anything.
-            signal.signal(number, before if self.number is None else signal.SIG_DFL)
+        if self.number is None:
+            for number, before in self._before.items():
+                signal.signal(number, before)
+        # Else what is left is Python's own end, which a traceback out of it would not explain.
 
     def _heed(self, number: int, frame: FrameType | None) -> None:
         del frame

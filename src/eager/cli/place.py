@@ -34,7 +34,7 @@ def open_journal(given: Path | None, default: Path, settings: Mapping[str, Any])
             try:
                 yield journal
             finally:
-                if not (had_journal or journal.experiments()):
+                if not had_journal and not has_finished_prompts(wanted):
                     for name in (JOURNAL_NAME, _LOCK_NAME):
                         (wanted / name).unlink(missing_ok=True)
     finally:
@@ -62,10 +62,18 @@ def new_folder(wanted: Path) -> Path:
     return folder
 
 
-def how_to_go_on(journal: Journal) -> str:
+def has_finished_prompts(folder: Path) -> bool:
+    """As its journal says now, whatever the one that wrote it has come to know; True where it cannot be asked."""
+    try:
+        return bool(Journal(folder).experiments())
+    except (StoreError, OSError):
+        return True
+
+
+def how_to_go_on(folder: Path) -> str:
     """After an end before the end, as a part of a sentence."""
-    if journal.experiments():
-        return f"the same command with --output_dir {shlex.quote(str(journal.folder))} goes on from here"
+    if has_finished_prompts(folder):
+        return f"the same command with --output_dir {shlex.quote(str(folder))} goes on from here"
     return "no prompt was finished: the same command begins anew"
 
 
@@ -92,7 +100,7 @@ def _number_before(folder: Path) -> Any:
 
 def _last_name(text: str) -> str:
     """The last component, as --model_name . has it, too."""
-    name = Path(text).expanduser().name
+    name = Path(os.path.expanduser(text)).name
     return name if name not in ("", "..") else Path(text).resolve().name or "root"
 
 

@@ -79,7 +79,7 @@ def _run(
         try:
             _answer(plan, task, journal, options, engine_options, given)
         except Stopped as stop:
-            stop.advice = how_to_go_on(journal)
+            stop.advice = how_to_go_on(journal.folder)
             raise
 
 

@@ -144,7 +144,10 @@ def _parse(data: bytes, path: Path) -> list[CodeProblem]:
             if missing:
                 why = f"no '{missing[0]}' (the hub's copy lacks EvalPlus's inputs)"
                 raise CodeEvalError(f"'{path}', line {number}: {why}; {_GIVE}")
-            problems.append(_problem(row))
+            try:
+                problems.append(_problem(row))
+            except (TypeError, ValueError) as error:
+                raise CodeEvalError(f"'{path}', line {number}: {error}; {_GIVE}") from None
     if not problems:
         raise CodeEvalError(f"'{path}' holds no problem: {_GIVE}")
     return problems
