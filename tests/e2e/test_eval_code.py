@@ -104,6 +104,30 @@ def test_stopped_it_waits_for_no_program_and_grades_nothing_in_part(tmp_path, pr
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"journal.jsonl": before, ".lock": b""}
 
 
+def test_stopped_while_it_writes_it_writes_to_the_end(tmp_path, problems):
+    """The grades of an experiment are many lines and two files: they are all there, or none is."""
+    first, second = problems
+    journal = Journal(tmp_path, SETTINGS)
+    journal.append(record("eager_init_th2", 0, first, right(first), wrong(first)))
+    journal.append(record("eager_init_th2", 1, second, right(second)))
+    journal.close()
+    slowly = (
+        "import time, eager.store.journal as journal\n"
+        "append = journal.Journal.append_grades\n"
+        "def slow(*arguments):\n"
+        "    append(*arguments); print('writing', flush=True); time.sleep(0.5)\n"
+        "journal.Journal.append_grades = slow"
+    )
+    process = start(patched(slowly, "eval-code", tmp_path, "--problems", PROBLEMS, "--cache_dir", CACHE))
+    assert process.stdout.readline() == "writing\n"
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    records = list(Journal(tmp_path).records("eager_init_th2"))
+    assert [[s.correct for s in record.sequences] for record in records] == [[True, False], [True]]
+    assert (tmp_path / "eager_init_th2.code.jsonl").is_file()
+
+
 def test_what_is_kept_once_is_made_anew_where_part_of_it_is_gone(tmp_path, problems):
     """A cache that somebody tidied: without the expected answers every program would seem to fail."""
     first, _ = problems

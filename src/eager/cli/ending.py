@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -66,11 +66,17 @@ class Command(click.Command):
         sys.exit(_exit_code(work))
 
 
-def _exit_code(work: Callable[[], int | None]) -> int:
+def uninterrupted() -> AbstractContextManager[None]:
+    """For a command: the block is not left in the middle by a first signal."""
+    signals = click.get_current_context().obj
+    return signals.held() if isinstance(signals, Signals) else nullcontext()
+
+
+def _exit_code(work: Callable[..., int | None]) -> int:
     """Work to the end, and say what is to be said about it."""
-    with _standard_streams(), _Signals() as signals:
+    with _standard_streams(), Signals() as signals:
         try:
-            code = _told(work)
+            code = _told(partial(work, obj=signals))
         except Stopped as stop:
             click.echo(f"stopped; {stop.advice}", err=True)
             code = 1
@@ -112,15 +118,16 @@ def refusal(error: OSError) -> str:
 # -- signals ----------------------------------------------------------------------------------------------------------
 
 
-class _Signals:
+class Signals:
     """Raises Stopped for the first signal, and dies from one that comes later. A context manager."""
 
     def __init__(self) -> None:
         self.number: int | None = None
         self._since = 0.0
+        self._is_held = False
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> _Signals:
+    def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
@@ -133,13 +140,25 @@ class _Signals:
                 signal.signal(number, before)
         # Else what is left is Python's own end, which a traceback out of it would not explain.
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """A first signal is heeded after the block."""
+        self._is_held, earlier = True, self.number
+        try:
+            yield
+        finally:
+            self._is_held = False
+        if self.number is not None and earlier is None:
+            raise Stopped(self.number)
+
     def _heed(self, number: int, frame: FrameType | None) -> None:
         del frame
         now = time.monotonic()
         if self.number is None:
             self.number, self._since = number, now
-            raise Stopped(number)
-        if now - self._since > _ONE_WISH_SECONDS:
+            if not self._is_held:
+                raise Stopped(number)
+        elif now - self._since > _ONE_WISH_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 

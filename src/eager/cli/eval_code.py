@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eager.cli import CONTEXT_SETTINGS
-from eager.cli.ending import Command, Stopped
+from eager.cli.ending import Command, Stopped, uninterrupted
 from eager.cli.recap import FOLDER, finish, wide_console
 from eager.cli.values import FiniteRange, UserPath
 from eager.machine import NoCacheError, cache_folder
@@ -84,7 +84,7 @@ def command(folders: tuple[Path, ...], experiments: tuple[str, ...], **options: 
     outcomes: list[Outcome] = []
     try:
         with _checker(options) as checker:
-            grading = Grading(checker, options["workers"], _say)
+            grading = Grading(checker, options["workers"], _say, uninterrupted)
             for folder in folders:
                 outcomes += grade_folder(folder, experiments, grading)
     except Stopped as stop:

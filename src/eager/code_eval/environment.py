@@ -99,6 +99,7 @@ def _run(command: list[str], seconds: float, fault: str) -> str:
         done = subprocess.run(
             command,
             check=False,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             errors="replace",

@@ -54,11 +54,15 @@ class Judged:
 
 @dataclass
 class Grading:
-    """How to grade, and what a reader should know: `problems` gathers a sentence for all that could not be graded."""
+    """How to grade, and what a reader should know: `problems` gathers a sentence for all that could not be graded.
+
+    The grades of an experiment are written in a block of `uninterrupted`.
+    """
 
     checker: Checker
     n_workers: int
     say: Callable[[str, int, int], None]
+    uninterrupted: Callable[[], AbstractContextManager[None]] = nullcontext
     problems: list[str] = field(default_factory=list)
 
     def judge(self, results: Results) -> list[Judged]:
@@ -119,7 +123,8 @@ def grade_folder(folder: Path, wanted: Seq[str], grading: Grading) -> list[Outco
         for results in chosen:
             judged = grading.judge(results)
             if judged and results.is_whole:  # a damaged file stays as it is
-                outcomes.append(_write(results, judged, Regrader(grader, may_fall_back=False)))
+                with grading.uninterrupted():
+                    outcomes.append(_write(results, judged, Regrader(grader, may_fall_back=False)))
         if outcomes:
             _rewrite_dependents(everything, chosen, Regrader(grader, may_fall_back=False))
     grading.problems.extend(findings.problems)
