@@ -62,6 +62,16 @@ def test_runs_that_start_in_one_second_have_a_folder_each(here, arguments):
     assert all(Journal(here / folder).count("parallel") == 5 for folder in folders)
 
 
+def test_an_error_in_a_folder_of_its_own_names_the_folder(here, arguments):
+    """The same command alone would begin anew, in another one."""
+    done = run_eager(*arguments, "--capacity", "2", environment={"EAGER_SCRIPTED_FAIL_AFTER": "100"})
+    (folder,) = (here / "outputs" / "chain" / "mine").iterdir()
+    assert done.returncode == 1
+    place = folder.relative_to(here)
+    assert done.stderr.splitlines()[-1].endswith(f"; the same command with --output_dir {place} goes on from here")
+    assert run_eager(*arguments, "--output_dir", place).returncode == 0
+
+
 def test_many_runs_never_share_a_new_folder(tmp_path):
     """The folder is made in the same act in which it is claimed."""
     names = [place.new_folder(tmp_path / "a" / "then").name for _ in range(4)]

@@ -72,9 +72,8 @@ def has_finished_prompts(folder: Path) -> bool:
 
 def how_to_go_on(folder: Path) -> str:
     """After an end before the end, as a part of a sentence."""
-    if has_finished_prompts(folder):
-        return f"the same command with --output_dir {shlex.quote(str(folder))} goes on from here"
-    return "no prompt was finished: the same command begins anew"
+    again = f"the same command with --output_dir {shlex.quote(str(folder))} goes on from here"
+    return again if has_finished_prompts(folder) else f"{again}, with the first prompt: none was finished"
 
 
 def _journal(folder: Path, settings: Mapping[str, Any]) -> Journal:

@@ -70,7 +70,8 @@ def _task(options: dict[str, Any]) -> LoadedTask:
 def _run(
     plan: RunPlan, task: LoadedTask, options: dict[str, Any], engine_options: EngineOptions, given: dict[str, Any]
 ) -> None:
-    from eager.cli.place import default_folder, how_to_go_on, open_journal
+    from eager.cli.place import default_folder, has_finished_prompts, how_to_go_on, open_journal
+    from eager.errors import EagerError
     from eager.experiments import settings_of
 
     settings = settings_of(plan, task, _bound(options, engine_options))
@@ -81,6 +82,11 @@ def _run(
         except Stopped as stop:
             stop.advice = how_to_go_on(journal.folder)
             raise
+        except EagerError as error:
+            if options["output_dir"] is not None or not has_finished_prompts(journal.folder):
+                raise
+            # The same command would begin anew: it does not know the folder.
+            raise click.ClickException(f"{error}; {how_to_go_on(journal.folder)}") from None
 
 
 def _answer(
