@@ -7,10 +7,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
 from eager.cli.eval_code import command  # only now can it be found without installing
-from eager.cli.streams import take_any_text
 
 if __name__ == "__main__":
-    take_any_text()
     if len(sys.argv) < 4:
         sys.exit("Usage: python script_eval_code_gen.py MODEL DATA TIMESTAMP [options of eager eval-code]")
     # Only the last path components name folders, as in eager run: Qwen/Qwen3-4B is outputs/Qwen3-4B.

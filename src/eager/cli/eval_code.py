@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eager.cli import CONTEXT_SETTINGS
+from eager.cli.ending import Command, Stopped, uninterrupted
 from eager.cli.recap import FOLDER, finish, wide_console
-from eager.cli.values import FiniteRange
-from eager.machine import cache_folder
+from eager.cli.values import FiniteRange, UserPath
+from eager.machine import NoCacheError, cache_folder
 
 if TYPE_CHECKING:
     from eager.code_eval import Checker
@@ -24,11 +25,17 @@ def _half_the_cores() -> int:
     return max(1, (os.cpu_count() or 1) // 2)
 
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_WRITABLE = click.Path(file_okay=False, path_type=Path)
+def _user_cache() -> str:
+    try:
+        return str(cache_folder())
+    except NoCacheError as error:
+        raise click.UsageError(f"{error}, or give --cache_dir") from None
 
 
-@click.command("eval-code", context_settings=CONTEXT_SETTINGS)
+_FILE = UserPath(exists=True, dir_okay=False)
+
+
+@click.command("eval-code", cls=Command, context_settings=CONTEXT_SETTINGS)
 @click.argument("folders", metavar="FOLDER...", nargs=-1, required=True, type=FOLDER)
 @click.option("--experiment", "experiments", multiple=True, help="Only this one, as eager_init_th2.2; may be repeated.")
 @click.option(
@@ -55,8 +62,8 @@ _WRITABLE = click.Path(file_okay=False, path_type=Path)
 @click.option("--unsafe", is_flag=True, help="Without the sandbox: generated code runs as you, with all your rights.")
 @click.option(
     "--cache_dir",
-    type=_WRITABLE,
-    default=lambda: str(cache_folder()),
+    type=UserPath(file_okay=False),
+    default=_user_cache,
     envvar="EAGER_CACHE_DIR",
     show_envvar=True,
     show_default="~/.cache/eager",
@@ -74,6 +81,7 @@ def command(folders: tuple[Path, ...], experiments: tuple[str, ...], **options: 
 
     The code runs in bubblewrap: no network, no view of your files, limits on everything. Grades and scores are
     written back; NAME.json.before-eval keeps each result file as it was, NAME.code.jsonl says why a sample failed.
+    An experiment is written when all of it is graded: stopped before, it stays as it was.
     """
     from eager.code_eval.folder import Grading, grade_folder
     from eager.errors import EagerError
@@ -81,9 +89,12 @@ def command(folders: tuple[Path, ...], experiments: tuple[str, ...], **options: 
     outcomes: list[Outcome] = []
     try:
         with _checker(options) as checker:
-            grading = Grading(checker, options["workers"], _say)
+            grading = Grading(checker, options["workers"], _say, uninterrupted)
             for folder in folders:
                 outcomes += grade_folder(folder, experiments, grading)
+    except Stopped as stop:
+        stop.advice = "no experiment is graded in part, those before it are written: run the same command again"
+        raise
     except (EagerError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     _table(outcomes)
@@ -95,7 +106,7 @@ def _checker(options: dict[str, Any]) -> Checker:
     from eager.code_eval import Checker, Limits, ProblemSet, Sandbox, describe, environment_python, fetch_problems
 
     limits = Limits(seconds=options["timeout"], memory_mb=options["memory_mb"])
-    cache = options["cache_dir"].expanduser().absolute()
+    cache = options["cache_dir"].absolute()
     if options["unsafe"]:
         click.echo("--unsafe: generated code runs without a sandbox", err=True)
     else:

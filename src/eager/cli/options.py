@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import click
 
-from eager.cli.values import CommaSeparated, FiniteFloat, FiniteOrNone, JSONObject, NameValue, TextFile
+from eager.cli.values import (
+    CommaSeparated,
+    FiniteFloat,
+    FiniteOrNone,
+    JSONObject,
+    ModelName,
+    NameValue,
+    PromptText,
+    TextFile,
+    UserPath,
+)
 from eager.engines.options_llama_cpp import LlamaCppOptions
 from eager.engines.options_vllm import VLLMOptions
 from eager.results.experiment import KINDS
@@ -71,7 +80,10 @@ _ENGINE_OPTIONS = {
 
 _OPTIONS = [
     click.option(
-        "--model_name", required=True, help="'demo', the path of a .gguf file, owner/repo:quant, or what vLLM serves."
+        "--model_name",
+        type=ModelName(),
+        required=True,
+        help="'demo', the path of a .gguf file, owner/repo:quant, or what vLLM serves.",
     ),
     click.option("--data_name", required=True, help="A task (see eager tasks), or any name together with --data_path."),
     click.option("--engine", default="llama_cpp", help="What runs the model (see eager engines)."),
@@ -133,19 +145,23 @@ _OPTIONS = [
         default=1000,
         help="A tree that has not branched for so long stops trying.",
     ),
-    click.option(
-        "--output_dir", type=click.Path(path_type=Path), help="By default outputs/{model}/{data}/{timestamp}."
-    ),
+    click.option("--output_dir", type=UserPath(), help="By default outputs/{model}/{data}/{timestamp}."),
     click.option(
         "--data_path",
-        type=click.Path(path_type=Path),
+        type=UserPath(),
         help="A local .jsonl, .csv or .parquet file in place of the hub.",
     ),
     click.option("--prompt_field", help="The column of --data_path that holds the problems."),
     click.option("--target_field", help="The column of --data_path that holds the answers."),
-    click.option("--limit", type=_COUNT, help="Only the first problems."),
     click.option(
-        "--instruction", help="In place of the task's own; goes after the problem, or around it as {problem}."
+        "--limit",
+        type=_COUNT,
+        help="Only the first problems; a folder keeps their number (docs/results.md says why).",
+    ),
+    click.option(
+        "--instruction",
+        type=PromptText(),
+        help="In place of the task's own; goes after the problem, or around it as {problem}.",
     ),
     click.option(
         "--prompt_style",
@@ -160,7 +176,9 @@ _OPTIONS = [
         help="Record the entropies of parallel, too; the others need them to branch.",
     ),
     click.option("--notes", default="", help="Kept in the result files."),
-    click.option("--system_prompt", help="Asked before everything else, as the chat's system message."),
+    click.option(
+        "--system_prompt", type=PromptText(), help="Asked before everything else, as the chat's system message."
+    ),
     *_ENGINE_OPTIONS.values(),
     click.option(
         "--engine_option",

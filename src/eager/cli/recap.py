@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 import click
 
 from eager.cli import CONTEXT_SETTINGS
+from eager.cli.ending import Command
 from eager.cli.streams import width
+from eager.cli.values import UserPath
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FOLDER = UserPath(exists=True, file_okay=False)
 
 
-@click.command("recap", context_settings=CONTEXT_SETTINGS)
+@click.command("recap", cls=Command, context_settings=CONTEXT_SETTINGS)
 @click.argument("folders", metavar="FOLDER...", nargs=-1, required=True, type=FOLDER)
 @click.option("--json", "form", flag_value="json", help="Print everything as JSON, for machines.")
 @click.option("--csv", "form", flag_value="csv", help="Print a line a number as CSV, for machines.")

@@ -10,14 +10,16 @@ from pathlib import Path
 import click
 
 from eager.cli import CONTEXT_SETTINGS
+from eager.cli.ending import Command
 from eager.cli.recap import FOLDER, finish, require
+from eager.cli.values import UserPath
 
 
-@click.command("report", context_settings=CONTEXT_SETTINGS)
+@click.command("report", cls=Command, context_settings=CONTEXT_SETTINGS)
 @click.argument("folders", metavar="FOLDER...", nargs=-1, required=True, type=FOLDER)
 @click.option(
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=UserPath(dir_okay=False),
     show_default="report.html in the folder; here, if there are several",
     help="The page to write; the plots go into a folder beside it, named like it.",
 )

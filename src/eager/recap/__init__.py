@@ -61,14 +61,25 @@ def _measured(results: Results, folder: str, keys: PromptKeys, on_prompt: OnProm
 
 
 def _experiments(folder: Path, findings: Findings, regrader: Regrader, is_only: bool) -> list[Results]:
-    """The folder's experiments; one folder of several may be empty, that is a problem and not the end."""
+    """The folder's experiments. One of several may hold none: noticed where it is empty, else a problem; not the end.
+
+    A run that was killed at its start leaves an empty folder, and a shell's * names it, too.
+    """
+    n_problems = len(findings.problems)
     try:
         return open_folder(folder, findings, regrader)
     except ResultsError as error:
         if is_only:
             raise
-        findings.problem(str(error))
-        return []
+        if len(findings.problems) == n_problems:
+            findings.notice(f"'{folder}' holds no results: left out")
+        else:
+            findings.problem(str(error))
+    except OSError as error:
+        if is_only:
+            raise
+        findings.problem(f"'{error.filename or folder}' cannot be read ({error.strerror}): left out")
+    return []
 
 
 def _unique(experiments: list[Measures]) -> list[Measures]:

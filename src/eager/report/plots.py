@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
+from eager.atomic import replacing, replacing_bytes
 from eager.metrics import Score, per_prompt, prompt_pass_rate
 from eager.recap.compare import Comparison, Row
 from eager.recap.correlation import PERCENTILES
@@ -45,8 +46,10 @@ def save_plot(figure: Figure, stem: Path) -> tuple[list[Path], str]:
     # The same results give the same file: no date, and ids from the plot's name.
     with _settings({**RC, "svg.hashsalt": stem.name}):
         figure.savefig(svg, format="svg", metadata={"Date": None})
-        figure.savefig(stem.with_suffix(".png"), dpi=160)
-    stem.with_suffix(".svg").write_text(svg.getvalue(), encoding="utf-8")
+        with replacing_bytes(stem.with_suffix(".png")) as png:
+            figure.savefig(png, format="png", dpi=160)
+    with replacing(stem.with_suffix(".svg")) as file:
+        file.write(svg.getvalue())
     return [stem.with_suffix(".png"), stem.with_suffix(".svg")], inline_svg(svg.getvalue(), stem.name)
 
 
