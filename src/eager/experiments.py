@@ -19,7 +19,7 @@ from eager.grading import Graded, MathGrader
 from eager.results.experiment import KINDS, Experiment, shortest
 from eager.results.folder import finished_prompts, keep_older_file, write_experiment
 from eager.results.scores import ExperimentResult, Regrader
-from eager.store.journal import Journal
+from eager.store.journal import Journal, StoreError
 from eager.store.records import PromptRecord, SequenceRecord, merged
 from eager.tasks import LoadedTask, Problem
 from eager.types import MAX_ENTROPY, Branch, BranchConfig, Generation, SamplingParams, SequenceResult, TreeJob
@@ -83,6 +83,7 @@ class Run:
         self._journal = journal
         self._grader = grader
         self._regrader = Regrader(grader, may_fall_back=False)
+        self._unwritten: Experiment | None = None  # has prompts that its result file lacks
         self._on_progress = on_progress
         self.notices: list[str] = []
         """Sentences about files that were in the folder and are replaced."""
@@ -95,6 +96,16 @@ class Run:
         for kind in self._plan.experiments:
             for rules in self._plan.rules[:1] if kind == "parallel" else self._plan.rules:
                 yield self._run_one(kind, rules)
+
+    def write_finished(self) -> None:
+        """After `run` was left in the middle: write the result file that lacks finished prompts. Raises StoreError.
+
+        A signal may have come between a line on disk and its entry in memory: the journal is read anew.
+        """
+        if self._unwritten is not None:
+            journal = Journal(self._journal.folder)
+            if journal.count(self._unwritten.name):
+                self._write(self._unwritten, journal)
 
     def _run_one(self, kind: str, rules: BranchConfig) -> ExperimentResult:
         experiment = Experiment(kind, None if kind == "parallel" else rules.entropy_threshold)
@@ -204,13 +215,40 @@ class Run:
         with closing(finished):  # an interrupt leaves nothing open in the engine
             for record in finished:
                 now = time.monotonic()
-                self._journal.append(replace(self._grouped(experiment, record), seconds=now - last_record))
+                self._keep(experiment, replace(record, seconds=now - last_record))
                 last_record = now
                 if now - last_write > max(_WRITE_EVERY_SECONDS, _WRITE_SHARE * write_seconds):
-                    write_experiment(self._journal, experiment, self._regrader)
+                    self._write(experiment, self._journal)
                     last_record = last_write = time.monotonic()
                     write_seconds = last_write - now
-        return write_experiment(self._journal, experiment, self._regrader)
+        return self._write(experiment, self._journal)
+
+    def _keep(self, experiment: Experiment, record: PromptRecord) -> None:
+        """Journal the record. Raises StoreError."""
+        if not self._journal.path.exists():  # an open file takes lines after its name has gone
+            raise StoreError(
+                f"'{self._journal.folder}' has gone while the run was at work: if it was moved, run the same command"
+                " with its new place as --output_dir; else the same command begins anew"
+            )
+        self._unwritten = experiment
+        try:
+            self._journal.append(self._grouped(experiment, record))
+        except OSError as error:
+            raise self._unreadable(error) from None
+
+    def _write(self, experiment: Experiment, journal: Journal) -> ExperimentResult:
+        try:
+            result = write_experiment(journal, experiment, self._regrader)
+        except OSError as error:
+            raise self._unreadable(error) from None
+        self._unwritten = None
+        return result
+
+    def _unreadable(self, error: OSError) -> StoreError:
+        return StoreError(
+            f"'{self._journal.path}' cannot be read ({error.strerror}): see that it is there and run the same command"
+            " again; what is finished is kept"
+        )
 
     def _grouped(self, experiment: Experiment, record: PromptRecord) -> PromptRecord:
         """The record with its classes of equivalent answers, numbered over all of the prompt's sequences."""

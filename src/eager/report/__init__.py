@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence as Seq
+from collections.abc import Iterator, Mapping, Sequence as Seq
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,12 +34,11 @@ def write_report(folders: Seq[Path], page: Path) -> Report:
     comparison = recap(folders, collected.see)
     drawings = {name: drawn(draw(comparison, collected.branches), name) for name, draw in PLOTS.items()}
     figures = {name: inline_svg(drawing.svg, name) for name, drawing in drawings.items()}
-    try:
-        written = _write_plots(page.parent / f"{page.stem}_plots", drawings) if is_replaced(page) else ()
-        with replacing(page) as file:
-            write_page(file, comparison, collected, figures)
-    except OSError as error:
-        raise ResultsError(f"cannot write '{page}' ({error.strerror}): give another --output") from None
+    plot_folder = page.parent / f"{page.stem}_plots"
+    with _as_results_error(plot_folder):
+        written = _write_plots(plot_folder, drawings) if is_replaced(page) else ()
+    with _as_results_error(page), replacing(page) as file:
+        write_page(file, comparison, collected, figures)
     return Report(page, written, comparison)
 
 
@@ -51,3 +51,11 @@ def _write_plots(folder: Path, drawings: Mapping[str, Drawing]) -> tuple[Path, .
             with replacing_bytes(written[-1]) as file:
                 file.write(data)
     return tuple(written)
+
+
+@contextmanager
+def _as_results_error(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ResultsError(f"cannot write '{place}' ({error.strerror}): give another --output") from None

@@ -6,6 +6,7 @@ import io
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -28,6 +29,15 @@ _WIDTH = 9.6
 _PEAK = PERCENTILES.index(99.0)
 
 
+@contextmanager
+def _settings(ours: Mapping[str, Any]) -> Iterator[None]:
+    """Ours on matplotlib's own: no matplotlibrc, wherever it lies, changes what the same results look like."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(ours)
+        yield
+
+
 class Drawing(NamedTuple):
     """A plot as files have it."""
 
@@ -38,7 +48,7 @@ class Drawing(NamedTuple):
 def drawn(figure: Figure, name: str) -> Drawing:
     """The figure. The same results give the same files: no date, and ids from the plot's name."""
     svg, png = io.StringIO(), io.BytesIO()
-    with mpl.rc_context({**RC, "svg.hashsalt": name}):
+    with _settings({**RC, "svg.hashsalt": name}):
         figure.savefig(svg, format="svg", metadata={"Date": None})
         figure.savefig(png, format="png", dpi=160)
     return Drawing(svg.getvalue(), png.getvalue())
@@ -307,7 +317,7 @@ def _peak_points(row: Row) -> Iterator[tuple[float, float]]:
 
 def _themed(draw: Draw) -> Draw:
     def drawn(comparison: Comparison, branches: Mapping[str, Branches]) -> Figure:
-        with mpl.rc_context(RC):
+        with _settings(RC):
             return draw(comparison, branches)
 
     return drawn
