@@ -1,6 +1,7 @@
 """A journal that is another's stays as it is; one that was damaged loses what was damaged, and says so."""
 
 import json
+import os
 import shutil
 import time
 from dataclasses import replace
@@ -141,9 +142,9 @@ def test_a_first_line_that_was_torn_is_begun_anew(tmp_path: Path, n_bytes: int) 
 
 
 @pytest.mark.parametrize("settings", [None, SETTINGS])
-def test_a_folder_in_its_place_is_refused(tmp_path: Path, settings) -> None:
-    """A sentence, for readers and writers."""
-    (tmp_path / "journal.jsonl").mkdir()
+def test_a_pipe_in_its_place_is_refused(tmp_path: Path, settings) -> None:
+    """A sentence, for readers and writers: nobody waits for what will not come."""
+    os.mkfifo(tmp_path / "journal.jsonl")
     with pytest.raises(StoreError, match="no regular file"):
         Journal(tmp_path, settings)
 

@@ -27,12 +27,6 @@ class Findings:
         if sentence not in self.notices:
             self.notices.append(sentence)
 
-    def take_back(self, n_known: int) -> list[str]:
-        """The problems after the first `n_known`, which are for the caller to tell now."""
-        late = self.problems[n_known:]
-        del self.problems[n_known:]
-        return late
-
     def check_number(self, place: str, n_prompts: int, expected: int | None) -> None:
         """Notice that a run is not finished."""
         if expected is not None and n_prompts < expected:

@@ -89,7 +89,7 @@ def open_folder(
     in_journal = {results.path for results in found}
     found.extend(result_files(folder, findings, regrader, passed_over=in_journal))
     if not found:
-        why = findings.take_back(n_known)
+        why = findings.problems[n_known:]
         reasons = f" ({'; '.join(why)})" if why else ""
         raise ResultsError(f"'{folder}' holds no results{reasons}: give a folder that eager run has written")
     return sorted(found, key=lambda results: results.experiment)
@@ -99,7 +99,8 @@ def result_files(
     folder: Path, findings: Findings, regrader: Regrader | None = None, passed_over: Set[Path] = frozenset()
 ) -> Iterator[ResultFile]:
     """The folder's result files by name; what is none is noted as a problem."""
-    paths = [path for path in _candidates(folder) if path not in passed_over]
+    paths = [path for path in sorted(folder.iterdir()) if is_candidate(path.name) and path.is_file()]
+    paths = [path for path in paths if path not in passed_over]
     if paths and not is_installed():
         names = ", ".join(path.name for path in paths)
         findings.problem(f"'{folder}': {names} cannot be read without ijson: pip install 'eager-gen[report]'")
@@ -109,13 +110,6 @@ def result_files(
             yield ResultFile(path, findings, regrader)
         except ResultsError as error:  # noqa: PERF203 - one bad file must not cost the others
             findings.problem(str(error))
-
-
-def _candidates(folder: Path) -> list[Path]:
-    try:
-        return sorted(path for path in folder.iterdir() if is_candidate(path.name) and path.is_file())
-    except OSError as error:
-        raise ResultsError(f"'{folder}' cannot be read ({error.strerror}): make it readable") from None
 
 
 def _journal(folder: Path, findings: Findings) -> Journal | None:

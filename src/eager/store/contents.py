@@ -51,7 +51,7 @@ class Contents:
         self.damaged: dict[int, Place] = {}
         self.end = 0
         self.n_torn = 0
-        if path.is_file():
+        if path.is_file() or path.is_dir():
             self._read()
         elif path.exists():
             raise StoreError(f"'{path}' is no regular file: give another folder")

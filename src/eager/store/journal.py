@@ -165,8 +165,8 @@ class Journal:
         except OSError as error:
             self.close()
             raise StoreError(
-                f"cannot read or write '{self.path}' ({error.strerror}): make room, check the disk,"
-                " or give another --output_dir"
+                f"cannot write to '{self.path}' ({error.strerror}): make room, check the disk, or give another"
+                " --output_dir"
             ) from None
 
     def _lock_folder(self) -> None:
