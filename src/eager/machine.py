@@ -21,6 +21,16 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eager"
 
 
+def memory_bytes(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> int | None:
+    """How much memory this machine has, or the container this process is in; None where the system does not tell."""
+    found: list[int] = []
+    with suppress(AttributeError, ValueError, OSError):
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(ValueError, OSError):  # there is no limit, or no such file
+        found.append(int(limit.read_text(encoding="ascii")))
+    return min(found, default=None)
+
+
 @dataclass(frozen=True, slots=True)
 class Processor:
     """Its name and the instruction sets it has, as the system tells them."""

