@@ -50,8 +50,8 @@ class CacheNeeds:
         if wanted > affordable and options.max_model_len != LlamaCppOptions().max_model_len:
             needed = wanted * self.bytes_per_token / _GIB
             raise EngineError(
-                f"a context of {wanted - 1} tokens of '{one_line(self.model_name)}' takes {needed:.2f} GiB of KV cache, and"
-                f" by default it has 2: give --kv_cache_gib {ceil(needed)}, or --max_model_len {affordable - 1}"
+                f"a context of {wanted - 1} tokens of '{one_line(self.model_name)}' takes {needed:.2f} GiB of KV cache,"
+                f" and by default it has 2: give --kv_cache_gib {ceil(needed)}, or --max_model_len {affordable - 1}"
             )
         return min(affordable, max(wanted, _MOST_BY_DEFAULT))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,6 @@ from eager.engines._model_files import local
 from eager.engines._vllm_api import SUPPORTED, EngineArgs, LLMEngine, UsageContext, __version__, current_platform
 from eager.engines.base import EngineError
 from eager.engines.options_vllm import VLLMOptions
-from eager.errors import first_line
 from eager.machine import memory_bytes
 from eager.words import one_line
 
@@ -52,6 +52,7 @@ _OUT_OF_MEMORY = (
     "no available memory",
 )
 _LONGEST_REASON = 300
+_AS_VLLM_SAYS = {"capacity": "max_num_seqs", "kv_cache_gib": "kv_cache_memory"}
 _HUB_NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 _MODEL_FILES = {".safetensors", ".bin", ".pt", ".pth", ".json", ".model", ".tiktoken", ".txt", ".jinja", ".py"}
 
@@ -83,7 +84,7 @@ def start(model_name: str, options: VLLMOptions) -> Started:
         )
     path = _find_model(model_name, options)
     # It starts a Python to look at a model's class, and others for its parts.
-    with isolated_children(), _as_engine_error(model_name, options):
+    with isolated_children(), _as_engine_error(model_name, path, options):
         config = _engine_args(path, options).create_engine_config(UsageContext.LLM_CLASS)
         # The V2 runner (GPU) draws from (seed, position) itself, and takes no logits processor of this kind.
         draws_inside = not config.use_v2_model_runner
@@ -213,14 +214,14 @@ def _engine_args(path: str, options: VLLMOptions) -> EngineArgs:
 
 
 @contextmanager
-def _as_engine_error(model_name: str, options: VLLMOptions) -> Iterator[None]:
+def _as_engine_error(model_name: str, path: str, options: VLLMOptions) -> Iterator[None]:
     """What vLLM, transformers and torch raise at start-up, as one sentence."""
     try:
         yield
     except _RAISED_AT_START as error:
         reason = _reason(error)
         raise EngineError(
-            f"vLLM cannot start model '{one_line(model_name)}' ({reason}): {_advice(error, reason, options)}"
+            f"vLLM cannot start model '{one_line(model_name)}' ({reason}): {_advice(error, reason, path, options)}"
         ) from error
 
 
@@ -228,22 +229,43 @@ def _reason(error: BaseException) -> str:
     """The first thing that is wrong; pydantic, which checks vLLM's options, says it after a line of its own."""
     if isinstance(error, ValidationError):
         found = error.errors()[0]
-        said = found["msg"].removeprefix("Value error, ").strip().splitlines()[0]
-        return one_line(": ".join([*map(str, found["loc"][:1]), said]), _LONGEST_REASON)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # The same heading where the error comes as text, as of an engine in another process.
-    if len(lines) > 1 and (_HEADING.match(lines[0]) or lines[0].endswith(":")):
-        said = f"{lines[0]} {lines[1]}" if lines[0].endswith(":") else lines[1].removeprefix("Value error, ")
-        return one_line(said, _LONGEST_REASON).rstrip(".")
-    return one_line(first_line(error), _LONGEST_REASON)
+        said = ": ".join([*map(str, found["loc"][:1]), _first_said(found["msg"])])
+    else:
+        said = _first_said(str(error)) or _failed_check(error)
+    return one_line(said, _LONGEST_REASON).rstrip(".")
 
 
-def _advice(error: BaseException, reason: str, options: VLLMOptions) -> str:
-    """What may help: told of the kind of error, and of the options that were given."""
+def _first_said(text: str) -> str:
+    """The first line with something in it: after a heading, and with what a line that ends in a colon speaks of."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) > 1 and _HEADING.match(lines[0]):  # pydantic's, come as text from another process
+        del lines[0]
+    if len(lines) > 1 and lines[0].endswith(":"):
+        lines[0] += f" {lines[1]}"
+    return lines[0].removeprefix("Value error, ") if lines else ""
+
+
+def _failed_check(error: BaseException) -> str:
+    """Of an error without words the line that raised it."""
+    lines = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__}: {lines[-1].line}" if lines else type(error).__name__
+
+
+def _advice(error: BaseException, reason: str, path: str, options: VLLMOptions) -> str:
+    """What may help: told by the kind of error, the options it speaks of, and where the model is."""
     said = f"{reason} {error}".lower()
-    if isinstance(error, MemoryError) or any(word in said for word in _OUT_OF_MEMORY):
+    if isinstance(error, MemoryError) or any(words in said for words in _OUT_OF_MEMORY):
         return "the memory is not enough: lower --max_model_len, --kv_cache_gib or --capacity, or use a smaller model"
-    given = [name for name in options.library if name in str(error)] or list(options.library)
-    if given:
-        return f"check {', '.join(given)} of --engine_option"
+    given = [*options.settings(), *options.about()]
+    spoken_of = [name for name in given if _is_spoken_of(_AS_VLLM_SAYS.get(name, name), said)]
+    if spoken_of or options.library:
+        names = spoken_of or list(options.library)
+        places = " of --engine_option" if options.library.keys() & set(names) else ""
+        return f"check {', '.join(names)}{places}"
+    if not os.path.isdir(path):
+        return "check its name and the network, or give the model's folder"
     return "check that the files are this model's, and that vLLM serves it"
+
+
+def _is_spoken_of(name: str, said: str) -> bool:
+    return name in said or name.replace("_", " ") in said
