@@ -68,6 +68,13 @@ def test_a_typo_among_llama_cpps_parameters_is_bad_usage(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_name_that_no_folder_can_have_is_about_the_model(tmp_path):
+    """The folder made by default has a part of it; what is refused is the model."""
+    for name in ("n" * 300 + ".gguf", "\u20ac" * 300 + ".gguf"):
+        done = run_eager("run", "--model_name", name, "--data_name", "demo", cwd=tmp_path)
+        refused(done, 1, "' does not exist: give the path of a .gguf file")
+
+
 DATED = "{{ strftime_now('%H:%M:%S') }} {{ messages[-1].content }}"
 
 

@@ -361,7 +361,7 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path):
     ("config", "sentence"),
     [
         ({"hidden_size": "many"}, "'hidden_size': TypeError: Field 'hidden_size' expected int, got str"),
-        ({"num_attention_heads": 0}, r"\(integer modulo by zero\): check that the files are this model's"),
+        ({"num_attention_heads": 0}, r"modulo by zero\): check that the files are this model's"),
         ({"dtype": "float17"}, "has no attribute 'float17'"),
         ({"architectures": "LlamaForCausalLM"}, r"\(architectures: Input should be a valid list\)"),
         ({"architectures": ["NoSuchModel"]}, "'NoSuchModel'. are not supported"),
@@ -419,7 +419,7 @@ def strangers_errors():
     yield StrictDataclassFieldValidationError("torn", TypeError("torn"))
 
 
-@pytest.mark.parametrize("error", strangers_errors(), ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("error", list(strangers_errors()), ids=lambda error: type(error).__name__)
 def test_whatever_the_libraries_raise_at_the_start_is_a_sentence(error):
     """With the reason that they give."""
     assert re.match(r"vLLM cannot start model 'm' \(.*torn.*\): \w", start_error(error))

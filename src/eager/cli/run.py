@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from eager.tasks import LoadedTask
 
 _INTERRUPTED = 130
+_LONGEST_NAME = 60  # characters, whatever their bytes: a folder's name has 255 of those
 
 
 @click.command("run", context_settings=CONTEXT_SETTINGS)
@@ -74,7 +75,7 @@ def _task(options: dict[str, Any]) -> LoadedTask:
 
 
 def _default_folder(options: dict[str, Any]) -> Path:
-    model = Path(options["model_name"]).name.replace(":", "_")
+    model = Path(options["model_name"]).name.replace(":", "_")[:_LONGEST_NAME]
     return Path("outputs") / model / Path(options["data_name"]).name / time.strftime("%Y-%m-%d_%H-%M-%S")
 
 

@@ -45,11 +45,8 @@ _RAISED_AT_START = (
 )
 _HEADING = re.compile(r"\d+ validation errors? for \w+")
 _OUT_OF_MEMORY = (
-    "out of memory",
-    "can't allocate memory",
-    "not enough memory",
-    "cannot allocate",
-    "no available memory",
+    *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "no available memory"),
+    *("less than requested memory", "kv cache is needed", "larger than the available kv cache memory"),
 )
 _LONGEST_REASON = 300
 _AS_VLLM_SAYS = {"capacity": "max_num_seqs", "kv_cache_gib": "kv_cache_memory"}
