@@ -409,6 +409,19 @@ def test_other_ways_to_load_have_other_files(tmp_path):
     check_folder(folder, load_format="dummy", has_own_tokenizer=False)
 
 
+def test_the_files_that_count_are_those_of_the_model(tmp_path):
+    """Other formats of the weights, notes and results beside them make no other model."""
+    needs.package("jinja2", "report")
+    from eager.engines._hf_model import files_that_count
+
+    folder = write_folder(tmp_path / "m")
+    before = files_that_count(folder)
+    assert {path.name for path in before} >= {"config.json", "tokenizer.json", "model.safetensors"}
+    for name in ("training_args.bin", "README.md", "eval_results.json"):
+        (folder / name).write_text("x")
+    assert files_that_count(folder) == before
+
+
 def test_the_weights_may_be_in_parts(tmp_path):
     """All that the index names are there."""
     folder = write_folder(tmp_path / "m")

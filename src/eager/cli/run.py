@@ -98,10 +98,11 @@ def _run(
         engine = load_engine(options["engine"], options["model_name"], **{**_kept(begun_with), **given})
         with ExitStack() as stack:
             stack.callback(engine.shutdown)
-            _check_identity(begun_with, engine.identity(), options)
+            identity = engine.identity()
+            _check_identity(begun_with, identity, options)
             versions = {"eager-gen": __version__, **engine.versions()}
             about = {"notes": options["notes"], "versions": versions, "engine_options": engine_options.about()}
-            about["identity"] = engine.identity()
+            about["identity"] = identity
             journal.append_about(about)
             results: list[ExperimentResult] = []
             # However the run ends, what was finished is shown; the display has gone by then.

@@ -21,6 +21,10 @@ _TOKENIZERS = (
     *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json"),
     *("*.tiktoken", "tiktoken.model", "tokenizer*.py", "tokenization*.py"),
 )
+_CONFIGS = (
+    *("config.json", "params.json", "generation_config.json", "tokenizer_config.json", "chat_template.jinja"),
+    *("merges.txt", "special_tokens_map.json", "added_tokens.json"),
+)
 _READ = (*_WEIGHTS, *_TOKENIZERS, "*.json", "*.jinja")
 _DIFFUSION = ("diffusion", "llada", "dream", "sdar", "maskedlm")  # in names of architectures
 _AUTOREGRESSIVE = "use a causal language model, which writes one token after the other"
@@ -46,6 +50,13 @@ def check_folder(folder: Path, *, has_own_tokenizer: bool = True, load_format: s
     except OSError as error:
         place = one_line(str(error.filename or folder))
         raise EngineError(f"'{place}' cannot be read ({error.strerror}): mend that") from None
+
+
+def files_that_count(folder: Path) -> list[Path]:
+    """Weights, configuration, tokenizer and template: what makes the model, whatever else lies beside them."""
+    weights = list(folder.glob("*.safetensors")) or [path for pattern in _WEIGHTS for path in folder.glob(pattern)]
+    others = [path for pattern in (*_CONFIGS, *_TOKENIZERS) for path in folder.glob(pattern)]
+    return sorted({path for path in (*weights, *others) if path.is_file()})
 
 
 def template_of(folder: Path) -> str:

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 
 from eager.child import isolated_children
 from eager.engines._demo import hf_demo
-from eager.engines._hf_model import check_folder
+from eager.engines._hf_model import check_folder, files_that_count
 from eager.engines._model_files import local
 from eager.engines._vllm_api import SUPPORTED, EngineArgs, LLMEngine, UsageContext, __version__, current_platform
 from eager.engines.base import EngineError
@@ -51,7 +51,6 @@ _OUT_OF_MEMORY = (
 _LONGEST_REASON = 300
 _AS_VLLM_SAYS = {"capacity": "max_num_seqs", "kv_cache_gib": "kv_cache_memory"}
 _HUB_NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
-_MODEL_FILES = {".safetensors", ".bin", ".pt", ".pth", ".json", ".model", ".tiktoken", ".txt", ".jinja", ".py"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +171,7 @@ def model_files(path: str, options: VLLMOptions) -> list[Path]:
         if not isinstance(found, str):
             return []
         folder = Path(found).parent
-    return [item for item in folder.iterdir() if item.suffix in _MODEL_FILES and item.is_file()]
+    return files_that_count(folder)
 
 
 def _engine_args(path: str, options: VLLMOptions) -> EngineArgs:
