@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import re
 import sys
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -25,15 +24,16 @@ import llama_cpp
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 _PLACE_IN_CODE = re.compile(r"^(\w+: )?(error loading model: )?(\w+: )?")  # functions' names are nobody's business
+_MOST_KEPT = 16
 _ERROR = 4  # of ggml's levels of messages
-_complaints: deque[bytes] = deque(maxlen=32)
+_complaints: list[bytes] = []
 
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _listen(level: int, text: bytes, user_data: Any) -> None:
     """llama.cpp prints hundreds of lines on loading; its errors come back as return codes, their reasons only here."""
     if level == _ERROR:
-        _complaints.append(text)
+        _complaints[_MOST_KEPT:] = [text]  # the first ones, and the last
 
 
 llama_cpp.llama_log_set(_listen, ctypes.c_void_p(0))

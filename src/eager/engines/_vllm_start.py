@@ -35,8 +35,6 @@ _DRAW = "eager.engines._vllm_draw:CounterDraw"
 _CPU_BLOCK_SIZE = 32
 _CPU_KV_BYTES = 4 << 30
 _GIB = 1 << 30
-
-
 # A model's files and code are strangers' to vLLM: what it and the libraries below it are known to raise of them.
 _RAISED_AT_START = (
     *(OSError, ValueError, TypeError, AssertionError, RuntimeError, ImportError, LookupError, AttributeError),
@@ -176,15 +174,6 @@ def model_files(path: str, options: VLLMOptions) -> list[Path]:
 
 def _engine_args(path: str, options: VLLMOptions) -> EngineArgs:
     on_cpu = current_platform.is_cpu()
-    kv_bytes = _CPU_KV_BYTES if on_cpu and options.kv_cache_gib is None else None
-    if options.kv_cache_gib is not None:
-        kv_bytes = int(options.kv_cache_gib * _GIB)
-    memory = memory_bytes()
-    if on_cpu and kv_bytes is not None and memory is not None and kv_bytes > memory:
-        raise EngineError(
-            f"a KV cache of {kv_bytes / _GIB:g} GiB does not fit this machine, which has {memory / _GIB:.1f} GiB of"
-            " memory in all: lower --kv_cache_gib"
-        )
     base: dict[str, Any] = {
         "model": path,
         "dtype": options.dtype,
@@ -199,7 +188,7 @@ def _engine_args(path: str, options: VLLMOptions) -> EngineArgs:
         # Compiling gains 3 % on a CPU (135 million weights) and takes a minute at every start.
         "enforce_eager": on_cpu if options.enforce_eager is None else options.enforce_eager,
         "max_num_batched_tokens": options.max_num_batched_tokens,
-        "kv_cache_memory_bytes": kv_bytes,
+        "kv_cache_memory_bytes": _kv_bytes(options, on_cpu=on_cpu),
         "enable_prefix_caching": True,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
@@ -207,6 +196,20 @@ def _engine_args(path: str, options: VLLMOptions) -> EngineArgs:
     }
     longest = EngineArgs(**base).create_model_config().max_model_len
     return EngineArgs(**base, max_model_len=min(options.max_model_len, longest))
+
+
+def _kv_bytes(options: VLLMOptions, *, on_cpu: bool) -> int | None:
+    """The size of the KV cache; None leaves it to vLLM. Raises EngineError where it is beyond this machine's memory."""
+    if options.kv_cache_gib is None:
+        return _CPU_KV_BYTES if on_cpu else None
+    n_bytes = max(1, int(options.kv_cache_gib * _GIB))  # 0 would leave it to vLLM
+    memory = memory_bytes()
+    if on_cpu and memory is not None and n_bytes > memory:
+        raise EngineError(
+            f"a KV cache of {options.kv_cache_gib:g} GiB does not fit this machine, which has {memory / _GIB:.1f} GiB"
+            " of memory in all: lower --kv_cache_gib"
+        )
+    return n_bytes
 
 
 @contextmanager
