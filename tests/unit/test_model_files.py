@@ -402,11 +402,14 @@ def test_what_does_not_write_one_token_after_the_other_is_refused(tmp_path, conf
 
 
 def test_other_ways_to_load_have_other_files(tmp_path):
-    """Made-up weights need none, and a tokenizer of another folder is not looked for in this one."""
+    """Made-up weights need none; a tokenizer or template from elsewhere is not looked for in this folder."""
     folder = write_folder(tmp_path / "m")
     (folder / "model.safetensors").unlink()
     (folder / "tokenizer.json").unlink()
-    check_folder(folder, load_format="dummy", has_own_tokenizer=False)
+    check_folder(folder, load_format="dummy", elsewhere=["tokenizer"])
+    folder = write_folder(tmp_path / "n")
+    (folder / "chat_template.jinja").write_text("{% if %}")
+    check_folder(folder, elsewhere=["chat_template"])
 
 
 def test_the_files_that_count_are_those_of_the_model(tmp_path):

@@ -6,7 +6,7 @@ vLLM and what is below it say of a broken file what they stumbled over, seconds 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
@@ -32,21 +32,22 @@ _USUAL_FORMATS = ("auto", "hf", "safetensors", "pt")
 _MOST_HEADER = 100_000_000  # bytes, safetensors' own bound
 
 
-def check_folder(folder: Path, *, has_own_tokenizer: bool = True, load_format: str = "auto") -> None:
+def check_folder(folder: Path, *, load_format: str = "auto", elsewhere: Collection[str] = ()) -> None:
     """Raises EngineError where the folder's model is not whole, or does not write one token after the other.
 
-    `has_own_tokenizer`: it is not taken from elsewhere. `load_format` is vLLM's.
+    `load_format` is vLLM's. What is `elsewhere`, `tokenizer` or `chat_template`, is not looked for here.
     """
     try:
         for path in sorted({path for pattern in _READ for path in folder.glob(pattern) if path.is_file()}):
             with path.open("rb") as file:
                 check_no_pointer(path, file.read(64))
-        config = _config(folder)
-        _check_kind(folder, config)
+        _check_kind(folder, _config(folder))
         if load_format in _USUAL_FORMATS:
             _check_weights(folder)
-        if has_own_tokenizer:
+        if "tokenizer" not in elsewhere:
             _check_tokenizer(folder)
+            if "chat_template" not in elsewhere:
+                check_template(_template_of(folder), f" of model '{one_line(str(folder))}'")
     except OSError as error:
         place = one_line(str(error.filename or folder))
         raise EngineError(f"'{place}' cannot be read ({error.strerror}): mend that") from None
@@ -59,7 +60,7 @@ def files_that_count(folder: Path) -> list[Path]:
     return sorted({path for path in (*weights, *others) if path.is_file()})
 
 
-def template_of(folder: Path) -> str:
+def _template_of(folder: Path) -> str:
     """The chat template in the folder, as a text; "" where it has none. Raises EngineError as reading one may."""
     path = folder / "chat_template.jinja"
     if path.is_file():
@@ -167,4 +168,3 @@ def _check_tokenizer(folder: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if (folder / name).is_file():
             _read_object(folder / name)
-    check_template(template_of(folder), f" of model '{one_line(str(folder))}'")

@@ -144,8 +144,8 @@ def _find_model(model_name: str, options: VLLMOptions) -> str:
     path = local(model_name)
     if os.path.isdir(path):  # Path's own raises where a name is too long
         _check_is_utf8(model_name)
-        is_own = "tokenizer" not in options.library
-        check_folder(path, has_own_tokenizer=is_own, load_format=str(options.library.get("load_format", "auto")))
+        elsewhere = {"tokenizer"} & options.library.keys() | ({"chat_template"} if options.chat_template else set())
+        check_folder(path, load_format=str(options.library.get("load_format", "auto")), elsewhere=elsewhere)
         return str(path)
     if model_name.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(model_name):
         raise EngineError(f"model '{shown}' does not exist: give 'demo', a model's folder, or a hub name 'owner/repo'")
