@@ -431,6 +431,7 @@ def test_whatever_the_libraries_raise_at_the_start_is_a_sentence(error):
         (MemoryError(), {}, "the memory is not enough: lower --max_model_len"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), {}, "the memory is not enough"),
         (RuntimeError("CUDA out of memory."), {"capacity": 8}, "the memory is not enough"),
+        (ValueError("No available memory for the cache blocks."), {"kv_cache_gib": 1e-9}, "raise --kv_cache_gib"),
         (ValueError("max_num_batched_tokens must be at least max_num_seqs"), {"capacity": 8}, "check capacity"),
         (ValueError("No common block size for 7"), {"block_size": 7, "capacity": 9}, "check block_size"),
         (ValueError("odd"), {"kv_cache_dtype": "x"}, "check kv_cache_dtype of --engine_option"),

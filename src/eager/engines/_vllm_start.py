@@ -43,9 +43,10 @@ _RAISED_AT_START = (
 )
 _HEADING = re.compile(r"\d+ validation errors? for \w+")
 _OUT_OF_MEMORY = (
-    *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "no available memory"),
-    *("less than requested memory", "kv cache is needed", "larger than the available kv cache memory"),
+    *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory"),
+    "less than requested memory",
 )
+_CACHE_TOO_SMALL = ("no available memory for the cache", "kv cache is needed")
 _LONGEST_REASON = 300
 _AS_VLLM_SAYS = {"capacity": "max_num_seqs", "kv_cache_gib": "kv_cache_memory"}
 _HUB_NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
@@ -255,6 +256,8 @@ def _advice(error: BaseException, reason: str, path: str, options: VLLMOptions) 
     said = f"{reason} {error}".lower()
     if isinstance(error, MemoryError) or any(words in said for words in _OUT_OF_MEMORY):
         return "the memory is not enough: lower --max_model_len, --kv_cache_gib or --capacity, or use a smaller model"
+    if any(words in said for words in _CACHE_TOO_SMALL):
+        return "raise --kv_cache_gib (on a GPU --gpu_memory_utilization), or lower --max_model_len"
     given = [*options.settings(), *options.about()]
     spoken_of = [name for name in given if _is_spoken_of(_AS_VLLM_SAYS.get(name, name), said)]
     if spoken_of or options.library:
