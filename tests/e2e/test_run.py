@@ -284,7 +284,7 @@ def test_a_folder_is_bound_to_the_system_prompt(tmp_path, data):
     settings = json.loads((tmp_path / "out" / "parallel.json").read_text())["extra"]["settings"]
     assert settings["system_prompt"] == "Be brief."
     done = run(*BASE, *data, *out)
-    assert_sentence(done, 1, "was begun with system_prompt='Be brief.', now it is None")
+    assert_sentence(done, 1, "was begun with system_prompt='Be brief.', now it is its default")
 
 
 def test_harmless_options_may_change_between_runs(tmp_path, data):

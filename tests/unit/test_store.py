@@ -1,6 +1,7 @@
 """The journal and the result file by themselves."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -88,6 +89,28 @@ def test_a_run_that_finished_nothing_may_be_begun_anew(journal):
     again.close()
     with pytest.raises(StoreError, match="begun with seed=2, now it is 3"):
         Journal(journal.folder, {"seed": 3})
+
+
+@pytest.mark.parametrize(
+    ("begun", "now", "sentence"),
+    [
+        ({"dtype": "float16"}, {}, "begun with dtype='float16', now it is its default: use the same"),
+        ({}, {"system_prompt": "Be brief."}, "begun with system_prompt=its default, now it is 'Be brief.': use"),
+        ({"max_tokens": None}, {"max_tokens": 5}, "begun with max_tokens=its default, now it is 5: use"),
+        (
+            {"threshold_percentile": 99.0},
+            {"threshold_percentile": None},
+            "threshold_percentile=99.0, now it is None: use",
+        ),
+    ],
+)
+def test_a_setting_at_its_default_is_called_that(tmp_path, begun, now, sentence):
+    """It is not written, so there is no value to show; None is a value of the percentile alone."""
+    first = Journal(tmp_path / "run", begun)
+    first.append(record())
+    first.close()
+    with pytest.raises(StoreError, match=re.escape(sentence)):
+        Journal(tmp_path / "run", now)
 
 
 def test_a_journal_of_another_format_is_refused(tmp_path):

@@ -262,8 +262,9 @@ class Journal:
         # Another number of problems is another hash as well: what a person can read comes first.
         for name in sorted({**begun_with, **asked}, key=lambda name: name == "data_digest"):
             if begun_with.get(name) != asked.get(name):
+                before, now = (_shown(settings.get(name), name) for settings in (begun_with, asked))
                 raise StoreError(
-                    f"'{self.folder}' was begun with {name}={begun_with.get(name)!r}, now it is {asked.get(name)!r}"
+                    f"'{self.folder}' was begun with {name}={before}, now it is {now}"
                     f"{_MEANINGS.get(name, '')}: use the same settings or another --output_dir"
                 )
 
@@ -272,6 +273,12 @@ def _as_read(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings as they come back from a file: a tuple is a list there."""
     read: dict[str, Any] = json.loads(json.dumps(settings))
     return read
+
+
+def _shown(value: Any, name: str) -> str:
+    """A setting's value as a sentence has it; at its default it is None or not written."""
+    # None is a value of this one alone: no percentile.
+    return "its default" if value is None and name != "threshold_percentile" else repr(value)
 
 
 def _graded(record: PromptRecord, answers: Seq[str | None], correct: Seq[bool | None]) -> PromptRecord:
