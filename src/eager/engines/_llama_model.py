@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence as Seq
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,17 @@ class LlamaModel:
         self.handle = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         if not self.handle:
             raise EngineError(f"model file '{path}' cannot be loaded: it is no GGUF model that this llama.cpp knows")
+        with ExitStack() as on_failure:
+            on_failure.callback(self.free)
+            self._read(model_name)
+            on_failure.pop_all()
+
+    def free(self) -> None:
+        """Give the memory back; afterwards the model is not used."""
+        llama_cpp.llama_model_free(self.handle)
+
+    def _read(self, model_name: str) -> None:
+        """What the file says of itself. Raises EngineError where the model is of no use here."""
         self.vocab = llama_cpp.llama_model_get_vocab(self.handle)
         self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self.vocab)
         self.n_ctx_train: int = llama_cpp.llama_model_n_ctx_train(self.handle)
