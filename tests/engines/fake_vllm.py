@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 K = 20
+N_VOCAB = 1000
 
 
 def flat_logprobs(rows):
@@ -34,6 +35,8 @@ class FakeLLM:
         self._script, self._tokens_per_step, self._n_cached, self._is_late = script, tokens_per_step, n_cached, is_late
         self.requests, self.late = {}, []
         self.vllm_config = self.engine_core = SimpleNamespace(shutdown=lambda: None)
+        self.model_config = SimpleNamespace(get_vocab_size=lambda: N_VOCAB)
+        self.n_resets = 0
 
     def add_request(self, request_id, prompt, params):
         if any(token < 0 for token in prompt["prompt_token_ids"]):
@@ -46,6 +49,9 @@ class FakeLLM:
             request = self.requests.pop(request_id, None)
             if request is not None and self._is_late:
                 self.late.append(self._output(request_id, request))
+
+    def reset_prefix_cache(self):
+        self.n_resets += 1
 
     def has_unfinished_requests(self):
         return bool(self.requests)

@@ -96,7 +96,7 @@ def _keep_top_p(weights: Floats, top_p: float) -> None:
 
 def _inverse_cdf(weights: Floats, u: float) -> int:
     sums = np.cumsum(_per_block(weights, np.add), dtype=np.float64)
-    target = min(u * sums[-1], np.nextafter(sums[-1], 0))  # rounded up to the whole it would lie in no block
+    target = u * sums[-1]
     block = min(int(np.searchsorted(sums, target, side="right")), len(sums) - 1)
     start = block * _BLOCK
     within = np.cumsum(weights[start : start + _BLOCK], dtype=np.float64)

@@ -10,6 +10,15 @@ def failed(n_tokens: int, reason: str) -> str:
     return f"the sequence failed after {n_tokens} tokens: {reason}"
 
 
+class Fault:
+    """At which position, prompt included, a request's logits were no distribution; None while they are one."""
+
+    __slots__ = ("position",)
+
+    def __init__(self) -> None:
+        self.position: int | None = None
+
+
 class Refusals:
     """What is refused of an engine's requests, until its next step delivers it."""
 
@@ -22,11 +31,12 @@ class Refusals:
         """Whether the engine cannot decode what is requested; then it delivers an error, and opens nothing."""
         reason = self._reason(request)
         if reason is not None:
-            self.add(request.seq_id, reason)
+            self.add(request.seq_id, f"the sequence cannot be decoded: {reason}")
         return reason is not None
 
-    def add(self, seq_id: int, reason: str) -> None:
-        self._deltas.append(Delta(seq_id, [], "error", f"the sequence cannot be decoded: {reason}"))
+    def add(self, seq_id: int, error: str) -> None:
+        """Deliver this of a sequence that is not open."""
+        self._deltas.append(Delta(seq_id, [], "error", error))
 
     def forget(self, seq_id: int) -> None:
         """The sequence is closed, or opened again: nothing is said of it any more."""

@@ -18,11 +18,13 @@ if "VLLM_LOGGING_LEVEL" not in os.environ:
 
 from vllm import EngineArgs, LLMEngine, SamplingParams, __version__
 from vllm.config import VllmConfig
+from vllm.exceptions import VLLMClientError
 from vllm.inputs.engine import tokens_input
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.executor.uniproc_executor import UniProcExecutor
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, process_dict_updates
 
 if current_platform.is_cpu():
@@ -41,7 +43,9 @@ __all__ = [
     "LogitsProcessor",
     "RequestOutputKind",
     "SamplingParams",
+    "UniProcExecutor",
     "UsageContext",
+    "VLLMClientError",
     "VllmConfig",
     "__version__",
     "current_platform",

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from eager.engines._draw import draw
+from eager.engines._draw import NO_DISTRIBUTION, NoDistributionError, draw
+from eager.engines._refusals import Fault
 from eager.engines._vllm_api import (
     BatchUpdate,
     LogitsProcessor,
@@ -31,12 +32,17 @@ from eager.types import SamplingParams
 DRAW_KEY = "eager_draw"
 """Where a request's `extra_args` hold what `draw_args` made."""
 
+FAULT_KEY = "eager_fault"
+"""Where they hold the request's `Fault`, in the engine's own process."""
+
 _BLOCK = 64
+_NO_TOKEN = -1
+_SEED_MASK = (1 << 64) - 1  # as `uniform` does; more does not change process
 
 
 def draw_args(seed: int, sampling: SamplingParams) -> dict[str, Any]:
     """The `extra_args` of a request that `CounterDraw` draws for; plain values, since they may change process."""
-    return {DRAW_KEY: [seed, sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p]}
+    return {DRAW_KEY: [seed & _SEED_MASK, sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p]}
 
 
 class _Row(NamedTuple):
@@ -57,23 +63,41 @@ class CounterDraw(LogitsProcessor):  # type: ignore[misc] # vLLM is not followed
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         self._rows: dict[int, _Row] = {}
+        self._faults: dict[int, Fault] = {}
 
     def is_argmax_invariant(self) -> bool:
         return False
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
         process_dict_updates(self._rows, batch_update, _new_row)
+        process_dict_updates(self._faults, batch_update, _fault_of)
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         plain = [i for i, row in self._rows.items() if row.sampling.top_p == 1 and row.sampling.top_k == 0]
         if plain:
             tokens = _draw_plain(logits, plain, [self._rows[i] for i in plain])
             logits[torch.tensor(plain, device=logits.device), tokens] = math.inf
+            self._note([i for i, token in zip(plain, tokens.tolist(), strict=True) if token == _NO_TOKEN])
         if len(plain) < len(self._rows):
             for i in self._rows.keys() - plain:
                 row = self._rows[i]
-                logits[i, draw(logits[i].cpu().numpy(), row.sampling, row.u)] = math.inf
+                try:
+                    logits[i, draw(logits[i].cpu().numpy(), row.sampling, row.u)] = math.inf
+                except NoDistributionError:
+                    self._note([i])
         return logits
+
+    def _note(self, indices: list[int]) -> None:
+        """Tell the engine which rows have no distribution: what vLLM takes for their tokens is none.
+
+        In another process nobody could be told, so there it ends vLLM.
+        """
+        for i in indices:
+            fault, row = self._faults.get(i), self._rows[i]
+            if fault is None:
+                raise RuntimeError(NO_DISTRIBUTION)
+            if fault.position is None:
+                fault.position = row.prompt_length + len(row.output_ids)
 
 
 def _new_row(params: VLLMSamplingParams, prompt_ids: list[int] | None, output_ids: list[int]) -> _Row | None:
@@ -84,8 +108,15 @@ def _new_row(params: VLLMSamplingParams, prompt_ids: list[int] | None, output_id
     return _Row(seed, SamplingParams(temperature, top_p, top_k, min_p), len(prompt_ids or ()), output_ids)
 
 
+def _fault_of(params: VLLMSamplingParams, prompt_ids: list[int] | None, output_ids: list[int]) -> Fault | None:
+    fault: Fault | None = (params.extra_args or {}).get(FAULT_KEY)
+    return fault
+
+
 def _draw_plain(logits: torch.Tensor, indices: list[int], rows: list[_Row]) -> torch.Tensor:
     """Inverse-CDF draws of all `rows` at once, with temperature and min_p. Returns token ids, shape (rows,).
+
+    _NO_TOKEN where a row's largest logit is not finite: then none of its weights is a number, nor is their sum.
 
     Cumulative sums of blocks find the block, those of one block the token: a full cumulative sum is many times slower.
     """
@@ -103,7 +134,7 @@ def _draw_plain(logits: torch.Tensor, indices: list[int], rows: list[_Row]) -> t
     offset, _ = _locate(within.cumsum(dim=-1), rest)
     # Rounding at a block's end may hit a token of weight 0: then the most likely one of the block stands in.
     offset = torch.where(within[every, offset] > 0, offset, within.argmax(dim=-1))
-    return block * _BLOCK + offset
+    return torch.where(ends[:, -1].isfinite(), block * _BLOCK + offset, _NO_TOKEN)
 
 
 def _weights(logits: torch.Tensor, rows: list[_Row]) -> torch.Tensor:

@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from eager.engines._draw import NO_DISTRIBUTION
+from eager.engines._refusals import Fault, Refusals, failed
 from eager.engines._vllm_room import Family, Room
 from eager.entropy import top_k_entropy
 from eager.errors import first_line
 from eager.types import ENTROPY_TOP_K, Delta, FinishReason, Request, Token
 
-NewParams = Callable[[Request, int], Any]
-"""(request, tokens allowed) -> vLLM's sampling parameters."""
+NewParams = Callable[[Request, Fault], Any]
+"""vLLM's sampling parameters; the request's draws note in the Fault where none was possible."""
 
 _FINISH: dict[str | None, FinishReason | None] = {None: None, "stop": "stop", "length": "length"}
 
@@ -34,6 +36,8 @@ class _Sequence:
     is_continued: bool
     monitor: bool
     family: Family
+    fault: Fault
+    length: int  # of the prefix and what was delivered
     has_begun: bool = False
     discarded: int = 0
 
@@ -71,39 +75,50 @@ class _Monitored:
 class Requests:
     """The open sequences of one engine."""
 
-    def __init__(self, llm: Any, new_params: NewParams, *, max_model_len: int, room: Room) -> None:
+    def __init__(
+        self,
+        llm: Any,
+        new_params: NewParams,
+        *,
+        refusals: Refusals,
+        room: Room,
+        errors_of_requests: tuple[type[Exception], ...] = (ValueError,),
+    ) -> None:
+        """`errors_of_requests`: what `llm` raises of a request that it refuses."""
         self._llm = llm
         self._new_params = new_params
-        self._max_model_len = max_model_len
+        self._refusals = refusals
         self._room = room
+        self._errors_of_requests = errors_of_requests
         self._open: dict[int, _Sequence] = {}
         self._by_id: dict[str, _Sequence] = {}
-        self._unsent: list[Delta] = []  # of sequences that ended without a decode
         self._n_requests = 0
+        self._is_whole = True
 
     def __len__(self) -> int:
         return len(self._open)
 
     def open(self, request: Request) -> None:
+        self._mend()
         seq_id, n_prefix = request.seq_id, len(request.token_ids)
         family = self._room.family_of(request.parent)
         self.close(seq_id)
-        n_allowed = min(request.max_length, self._max_model_len) - n_prefix
-        if n_allowed <= 0:
-            self._unsent.append(Delta(seq_id, [], finish_reason="length"))
+        if self._refusals.refuses(request):
             return
         self._n_requests += 1
         request_id = f"{seq_id}-{self._n_requests}"
-        error = self._add(request_id, request.token_ids, self._new_params(request, n_allowed))
+        fault = Fault()
+        error = self._add(request_id, request.token_ids, self._new_params(request, fault))
         if error:
-            self._unsent.append(Delta(seq_id, [], finish_reason="error", error=error))
+            self._refusals.add(seq_id, error)
             return
         family = self._room.join(seq_id, family, n_prefix)
-        sequence = _Sequence(seq_id, request_id, n_prefix, request.parent is not None, request.monitor, family)
+        is_continued = request.parent is not None
+        sequence = _Sequence(seq_id, request_id, n_prefix, is_continued, request.monitor, family, fault, n_prefix)
         self._open[seq_id] = self._by_id[request_id] = sequence
 
     def close(self, seq_id: int) -> None:
-        self._unsent = [delta for delta in self._unsent if delta.seq_id != seq_id]
+        self._refusals.forget(seq_id)
         sequence = self._open.get(seq_id)
         if sequence is not None:
             self._forget(sequence)
@@ -114,7 +129,7 @@ class Requests:
         n_open = len(self._open)
         for sequence in list(self._open.values()):
             self._forget(sequence)
-        self._unsent.clear()
+        self._refusals.take()
         return n_open
 
     def unmonitor(self, seq_id: int) -> None:
@@ -122,20 +137,27 @@ class Requests:
             self._open[seq_id].monitor = False
 
     def step(self) -> list[Delta]:
-        deltas, self._unsent = self._unsent, []
+        self._mend()
+        self._is_whole = False
         self._room.settle()
         outputs = self._llm.step() if self._open else ()
+        deltas = self._refusals.take()
         monitored = _Monitored([], [], [])
+        begun: list[tuple[_Sequence, Delta]] = []
         for output in outputs:
             sequence = self._by_id.get(output.request_id)
             if sequence is None:
                 self._discard(output)
                 continue
             delta = self._delta(sequence, output)
+            begun.append((sequence, delta))
             if sequence.monitor and output.outputs[0].logprobs is not None:
                 monitored.add(delta, output.outputs[0].logprobs)
             deltas.append(delta)
         monitored.fill()
+        for sequence, delta in begun:
+            self._end_at_fault(sequence, delta)
+        self._is_whole = True
         return deltas
 
     def _add(self, request_id: str, token_ids: Seq[int], params: Any) -> str | None:
@@ -143,7 +165,7 @@ class Requests:
         prompt = {"type": "token", "prompt_token_ids": list(token_ids)}
         try:
             self._llm.add_request(request_id, prompt, params)
-        except ValueError as error:
+        except self._errors_of_requests as error:
             return f"vLLM refuses a sequence of {len(token_ids)} tokens: {first_line(error)}"
         return None
 
@@ -168,9 +190,35 @@ class Requests:
             delta.error = f"vLLM ended the sequence after {sequence.prefix_length} tokens with '{reason}'"
         self._forget(sequence)
 
+    def _end_at_fault(self, sequence: _Sequence, delta: Delta) -> None:
+        """Where no distribution was left to draw from, the sequence ends before what vLLM took for a token."""
+        fault, start = sequence.fault.position, sequence.length
+        sequence.length += len(delta.tokens)
+        for i, token in enumerate(delta.tokens):
+            is_nan = token.entropy != token.entropy  # None where not monitored
+            if is_nan or (fault is not None and start + i >= fault):
+                delta.tokens = delta.tokens[:i]
+                delta.finish_reason, delta.error = "error", failed(start + i, NO_DISTRIBUTION)
+                if self._by_id.get(sequence.request_id) is sequence:
+                    self.close(sequence.seq_id)
+                return
+
+    def _mend(self) -> None:
+        """After a step that was broken off: what is open fails, since nobody knows what of it was delivered.
+
+        And no prefix is taken from the cache any more, since vLLM enters them before it computes them.
+        """
+        if self._is_whole:
+            return
+        for seq_id, sequence in list(self._open.items()):
+            self.close(seq_id)
+            self._refusals.add(seq_id, failed(sequence.length, "the step that decoded it was broken off"))
+        self._llm.reset_prefix_cache()
+        self._is_whole = True
+
     def _discard(self, output: Any) -> None:
         """Tokens of a request that was aborted: counted for the sequence, where it is open again."""
-        sequence = self._open.get(int(output.request_id.split("-")[0]))
+        sequence = self._open.get(int(output.request_id.rpartition("-")[0]))
         if sequence is not None:
             sequence.discarded += len(output.outputs[0].token_ids)
 

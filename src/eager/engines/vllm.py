@@ -10,12 +10,20 @@ model runner) hashes the request's seed with the position.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence as Seq
+from collections.abc import Iterator, Mapping, Sequence as Seq
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from eager.engines._chat import check_template, encode_with, thinking_end_ids
-from eager.engines._vllm_api import EngineDeadError, RequestOutputKind, SamplingParams as VLLMSamplingParams
-from eager.engines._vllm_draw import draw_args
+from eager.engines._refusals import Fault, Refusals
+from eager.engines._vllm_api import (
+    EngineDeadError,
+    RequestOutputKind,
+    SamplingParams as VLLMSamplingParams,
+    UniProcExecutor,
+    VLLMClientError,
+)
+from eager.engines._vllm_draw import FAULT_KEY, draw_args
 from eager.engines._vllm_requests import Requests
 from eager.engines._vllm_room import Room
 from eager.engines._vllm_start import start, vllm_versions
@@ -41,20 +49,27 @@ class VLLMEngine(Engine):
         self.max_model_len = started.max_model_len
         self._draws_inside = started.draws_inside
         self._llm = started.llm
-        self._tokenizer = self._llm.get_tokenizer()
-        self._chat_args = dict(options.chat_template_kwargs or {})
-        if options.chat_template is not None:
-            self._chat_args["chat_template"] = options.chat_template
-        elif getattr(self._tokenizer, "chat_template", "") is None:
-            raise EngineError(
-                f"model '{model_name}' has no chat template: use an instruct model, or give --chat_template"
-            )
-        self.stops = read_stops(self._tokenizer, started.generation_config)
+        # Then our processor and this engine can share objects.
+        self._runs_here = isinstance(getattr(self._llm, "model_executor", None), UniProcExecutor)
+        with ExitStack() as on_failure:
+            on_failure.callback(self._llm.engine_core.shutdown)
+            self._tokenizer = self._llm.get_tokenizer()
+            self._chat_args = self._chat_arguments(options)
+            self.stops = read_stops(self._tokenizer, started.generation_config)
+            on_failure.pop_all()
         self._room = Room(started.n_cells)
-        self._requests = Requests(self._llm, self._new_params, max_model_len=self.max_model_len, room=self._room)
+        self._requests = Requests(
+            self._llm,
+            self._new_params,
+            refusals=Refusals(self._llm.model_config.get_vocab_size(), self.max_model_len),
+            room=self._room,
+            errors_of_requests=(VLLMClientError, ValueError),
+        )
 
     def open(self, request: Request) -> None:
-        self._requests.open(request)
+        self._refuse_if_shut()
+        with self._as_engine_error():
+            self._requests.open(request)
 
     def close(self, seq_id: int) -> None:
         self._requests.close(seq_id)
@@ -66,11 +81,18 @@ class VLLMEngine(Engine):
 
     @property
     def has_room(self) -> bool:
-        return len(self._requests) < self.capacity and self._room.has_room_for_one_more(len(self._requests))
+        is_free = not self.is_shut and len(self._requests) < self.capacity
+        return is_free and self._room.has_room_for_one_more(len(self._requests))
 
     def step(self) -> list[Delta]:
-        try:
+        self._refuse_if_shut()
+        with self._as_engine_error():
             return self._requests.step()
+
+    @contextmanager
+    def _as_engine_error(self) -> Iterator[None]:
+        try:
+            yield
         except (EngineDeadError, RuntimeError) as error:
             n_open = self._requests.forget_all()
             raise EngineError(
@@ -79,6 +101,7 @@ class VLLMEngine(Engine):
             ) from error
 
     def encode_chat(self, messages: Seq[Mapping[str, str]]) -> list[int]:
+        self._refuse_if_shut()
         plain = [dict(message) for message in messages]
         return encode_with(
             lambda: self._tokenizer.apply_chat_template(
@@ -87,6 +110,7 @@ class VLLMEngine(Engine):
         )
 
     def decode(self, token_ids: Seq[int]) -> str:
+        self._refuse_if_shut()
         text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
         return text
 
@@ -94,13 +118,29 @@ class VLLMEngine(Engine):
         return vllm_versions()
 
     def shutdown(self) -> None:
+        super().shutdown()
+        self._requests.forget_all()
         self._llm.engine_core.shutdown()
 
-    def _new_params(self, request: Request, n_allowed: int) -> VLLMSamplingParams:
+    def _chat_arguments(self, options: VLLMOptions) -> dict[str, Any]:
+        """What the tokenizer is given with every chat."""
+        arguments = dict(options.chat_template_kwargs or {})
+        if options.chat_template is not None:
+            return {**arguments, "chat_template": options.chat_template}
+        if getattr(self._tokenizer, "chat_template", "") is None:
+            raise EngineError(
+                f"model '{self.model_name}' has no chat template: use an instruct model, or give --chat_template"
+            )
+        return arguments
+
+    def _new_params(self, request: Request, fault: Fault) -> VLLMSamplingParams:
         """vLLM's parameters of one request; made for it alone, so vLLM need not copy them (`skip_clone`)."""
         sampling, seed = request.sampling, request.seed
         if self._draws_inside:
-            drawn: dict[str, Any] = {"temperature": 0.0, "extra_args": draw_args(seed, sampling)}
+            args = draw_args(seed, sampling)
+            if self._runs_here:
+                args[FAULT_KEY] = fault
+            drawn: dict[str, Any] = {"temperature": 0.0, "extra_args": args}
         else:
             drawn = {
                 "temperature": sampling.temperature,
@@ -111,7 +151,7 @@ class VLLMEngine(Engine):
             }
         return VLLMSamplingParams(
             **drawn,
-            max_tokens=n_allowed,
+            max_tokens=request.max_length - len(request.token_ids),
             stop_token_ids=sorted(self.stops.stop_ids),
             ignore_eos=True,  # the end-of-sequence id is among the stop ids, and is delivered like them
             detokenize=False,
