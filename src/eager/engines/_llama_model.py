@@ -99,12 +99,12 @@ class LlamaModel:
         number_types = (CACHE_TYPES[self._options.type_k], CACHE_TYPES[self._options.type_v])
         return int(sum(number_type.n_bytes for number_type in number_types) * heads * head_size)
 
-    def encode(self, text: str, add_special: bool = False) -> list[int]:
-        """Ids of `text`, special tokens written out in it read as such."""
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, special tokens written out in it read as such, and none added."""
         raw = text.encode("utf-8", errors="replace")
         size = len(raw) + 8
         buffer = (llama_cpp.llama_token * size)()
-        n_tokens = llama_cpp.llama_tokenize(self.vocab, raw, len(raw), buffer, size, add_special, True)
+        n_tokens = llama_cpp.llama_tokenize(self.vocab, raw, len(raw), buffer, size, False, True)
         if n_tokens < 0:
             raise EngineError(f"the model's tokenizer refuses a text of {len(raw)} bytes")
         return list(buffer[:n_tokens])
@@ -115,8 +115,10 @@ class LlamaModel:
     def _encode_chat(self, messages: Seq[Mapping[str, str]]) -> list[int]:
         plain = [dict(message) for message in messages]
         text = self._formatter(messages=plain, **(self._options.chat_template_kwargs or {})).prompt
-        has_bos = bool(self._bos) and text.startswith(self._bos)
-        return self.encode(text, add_special=not has_bos) if text else []
+        ids = self.encode(text)
+        # Of what the model wants around a text only the beginning: an end would end the prompt before the answer.
+        wants_bos = llama_cpp.llama_vocab_get_add_bos(self.vocab) and not (self._bos and text.startswith(self._bos))
+        return [llama_cpp.llama_vocab_bos(self.vocab), *ids] if ids and wants_bos else ids
 
     def decode(self, token_ids: Seq[int]) -> str:
         return b"".join(self._piece(i) for i in token_ids).decode("utf-8", errors="replace")
