@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from engine_factory import break_off_steps, check_shut, make_engine, spoil_logits
 
+from eager.engines import EngineError
 from eager.entropy import top_k_entropy
 from eager.generate import Generator
 from eager.types import ENTROPY_TOP_K, TEMPERATURES, BranchConfig, Request, SamplingParams, Token, TreeJob
@@ -252,6 +253,14 @@ def test_a_request_that_cannot_be_decoded_is_an_error_of_its_own(engine, name):
         assert re.search(sentence, streams[seq_id].error)
         assert "\n" not in streams[seq_id].error
     assert [streams[i].token_ids for i in (1, 2)] == [expected[i].token_ids for i in (1, 2)]
+
+
+@pytest.mark.parametrize("foreign", [-1, 2**31, 2**70])
+def test_an_id_without_text_is_an_engine_error(engine, foreign):
+    """Not the end of the process, nor another token's text."""
+    with pytest.raises(EngineError, match=f"token id {foreign} is outside the vocabulary"):
+        engine.decode([*ask(engine), foreign])
+    assert engine.decode([]) == ""
 
 
 def test_what_was_refused_is_forgotten_when_closed_or_opened_again(engine):

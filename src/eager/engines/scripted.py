@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from eager.engines._draw import NoDistributionError, draw
-from eager.engines._refusals import Refusals, failed
+from eager.engines._refusals import Refusals, check_ids, failed
 from eager.engines.base import Engine, EngineError
 from eager.engines.options_scripted import Script, ScriptedOptions
 from eager.entropy import top_k_entropy
@@ -138,6 +138,7 @@ class ScriptedEngine(Engine):
 
     def decode(self, token_ids: Seq[int]) -> str:
         self._refuse_if_shut()
+        check_ids(token_ids, _N_IDS)
         return "".join(self._vocabulary[i] if i < len(self._vocabulary) else f"<{i}>" for i in token_ids)
 
 

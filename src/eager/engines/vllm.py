@@ -11,11 +11,11 @@ model runner) hashes the request's seed with the position.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence as Seq
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from eager.engines._chat import check_template, encode_with, thinking_end_ids
-from eager.engines._refusals import Fault, Refusals
+from eager.engines._refusals import Fault, Refusals, check_ids
 from eager.engines._vllm_api import (
     EngineDeadError,
     RequestOutputKind,
@@ -57,11 +57,12 @@ class VLLMEngine(Engine):
             self._chat_args = self._chat_arguments(options)
             self.stops = read_stops(self._tokenizer, started.generation_config)
             on_failure.pop_all()
+        self._n_vocab: int = self._llm.model_config.get_vocab_size()
         self._room = Room(started.n_cells)
         self._requests = Requests(
             self._llm,
             self._new_params,
-            refusals=Refusals(self._llm.model_config.get_vocab_size(), self.max_model_len),
+            refusals=Refusals(self._n_vocab, self.max_model_len),
             room=self._room,
             errors_of_requests=(VLLMClientError, ValueError),
         )
@@ -72,7 +73,8 @@ class VLLMEngine(Engine):
             self._requests.open(request)
 
     def close(self, seq_id: int) -> None:
-        self._requests.close(seq_id)
+        with suppress(EngineDeadError):  # then nothing of it is decoded any more
+            self._requests.close(seq_id)
 
     def unmonitor(self, seq_id: int) -> None:
         # Its request goes on with log-probabilities: to open it again without them costs more than it saves, since
@@ -111,6 +113,7 @@ class VLLMEngine(Engine):
 
     def decode(self, token_ids: Seq[int]) -> str:
         self._refuse_if_shut()
+        check_ids(token_ids, max(self._n_vocab, len(self._tokenizer)))
         text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
         return text
 
