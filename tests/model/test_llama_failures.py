@@ -172,13 +172,13 @@ def test_an_interrupt_at_any_line_leaves_a_whole_engine():
 
 
 def with_broken_weights(path: Path) -> Path:
-    """The embedded model with a nan among its weights, where all that is computed passes."""
+    """The embedded model with a nan among its weights: the logit of its first token is none any more."""
     gguf = needs.package("gguf", "vllm-demo")
     path.write_bytes(demo_gguf().read_bytes())
-    (norm,) = (tensor for tensor in gguf.GGUFReader(path).tensors if tensor.name == "output_norm.weight")
+    (output,) = (tensor for tensor in gguf.GGUFReader(path).tensors if tensor.name == "token_embd.weight")
     with path.open("r+b") as file:
-        file.seek(int(norm.data_offset))
-        file.write(np.array([np.nan], np.float32).tobytes())
+        file.seek(int(output.data_offset))  # of its first block's scale
+        file.write(np.array([np.nan], np.float16).tobytes())
     return path
 
 
