@@ -31,7 +31,7 @@ class PromptKeys:
 class PromptMeasure:
     """One prompt's grades and cost. `lenient` are its grades in the lenient reading, where any differs.
 
-    `peaks` is (sequences, percentiles), see `correlation`.
+    `error` is what was said of the first sequence that failed. `peaks` is (sequences, percentiles), see `correlation`.
     """
 
     graded: GradedPrompt
@@ -41,6 +41,7 @@ class PromptMeasure:
     n_recomputed: int
     n_discarded: int
     n_failed: int
+    error: str | None
     peaks: NDArray[np.float64]
 
     @property
@@ -74,6 +75,7 @@ class Measures:
             n_recomputed=record.n_recomputed,
             n_discarded=record.n_discarded,
             n_failed=sum(sequence.finish_reason == "error" for sequence in record.sequences),
+            error=next((sequence.error for sequence in record.sequences if sequence.error), None),
             peaks=np.array([peak_entropies(sequence.entropies) for sequence in record.sequences]),
         )
         return key
