@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from eager.branching import BRANCH_RULES, Brancher, RunningPercentile
+from eager.branching import BRANCH_RULES, Brancher
+from eager.entropy import RunningPercentile
 from eager.engines.scripted import ScriptedEngine, draw_scripted
 from eager.generate import Generator
 from eager.randomness import sequence_seed, uniform
