@@ -35,7 +35,7 @@ class Request:
 
 
 class Runner:
-    """`model.logits(tokens)` is the raw row, `model.draw(tokens, seed)` the token where the gate leaves more than one."""
+    """`model.logits(tokens)` is the raw row, `model.draw(tokens, seed)` the token where the gate leaves several."""
 
     def __init__(self, model):
         self.model = model

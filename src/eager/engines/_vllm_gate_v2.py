@@ -53,9 +53,10 @@ class _Request:
 
 
 class _Row(NamedTuple):
-    """A token about to be drawn: `at` is its row of logits; `n_before` tokens stand before it, generated from `start` on.
+    """A token about to be drawn: `at` is its row of logits.
 
-    `rank`: it is the best (0) or second best (1), or drawn (-1).
+    `n_before` tokens stand before it, of which those from `start` on were generated. `rank`: it is the best (0) or
+    second best (1), or drawn (-1).
     """
 
     at: int
