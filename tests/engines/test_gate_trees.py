@@ -24,7 +24,7 @@ def params(**changes):
 
 
 def test_a_rule_travels_as_flat_values():
-    """What is written into a request's arguments is read from them; only texts, numbers and lists of numbers are there."""
+    """What is written into a request's arguments is read from them; all are texts, numbers or lists of numbers."""
     given = rule(percentile=99.0, thinking_end=(6, 7), first="second")
     assert read_rule(given.args) == given
     assert all(isinstance(value, str | int | float | list) for value in given.args.values())
@@ -48,9 +48,11 @@ def test_what_is_missing_is_named(name):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("sequence", True), ("threshold", 0), ("threshold", math.nan), ("tree", "x" * 201), ("prompt_length", 0)]
-    + [("pause_id", 1.5), ("percentile", -1), ("thinking_end", "67"), ("thinking_end", [1] * 65), ("first", "")]
-    + [("max_tokens_without_branch", 0), ("threshold", math.inf)],
+    [
+        *(("sequence", True), ("threshold", 0), ("threshold", math.nan), ("tree", "x" * 201), ("prompt_length", 0)),
+        *(("pause_id", 1.5), ("percentile", -1), ("thinking_end", "67"), ("thinking_end", [1] * 65), ("first", "")),
+        *(("max_tokens_without_branch", 0), ("threshold", math.inf)),
+    ],
 )
 def test_what_is_wrong_is_named(name, value):
     """The sentence says the argument, what it must be and what was given."""
@@ -60,8 +62,10 @@ def test_what_is_wrong_is_named(name, value):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"n": 2}, {"min_tokens": 1}, {"repetition_penalty": 1.1}, {"logit_bias": {1: 2.0}}, {"bad_words": ["x"]}]
-    + [{"stop_token_ids": [8]}, {"stop_token_ids": None}],
+    [
+        *({"n": 2}, {"min_tokens": 1}, {"repetition_penalty": 1.1}, {"logit_bias": {1: 2.0}}, {"bad_words": ["x"]}),
+        *({"stop_token_ids": [8]}, {"stop_token_ids": None}),
+    ],
 )
 def test_sampling_that_does_not_fit_a_tree_is_refused(changes):
     """Nothing may put another token where the gate leaves one, and the reserved token must end the request."""

@@ -14,6 +14,7 @@ from fake_runners import CPU, MAX_REQUESTS, RUNNERS, Request  # noqa: E402 - the
 from gated_tree import grow_as_published  # noqa: E402
 from test_vllm_gate import END, PAUSE, PROMPT, STOPS, VOCABULARY, Model, any_of, grow, hindmost, job_of  # noqa: E402
 from vllm import SamplingParams  # noqa: E402
+from vllm.exceptions import VLLMValidationError  # noqa: E402
 from vllm.v1.sample.logits_processor import validate_logits_processors_parameters  # noqa: E402
 from vllm.v1.worker.gpu.sample.logits_processor import build_custom_logits_processors_params_validator  # noqa: E402
 
@@ -107,7 +108,7 @@ def test_both_runners_draw_the_same(sampling, monkeypatch):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_what_comes_back_late_costs_no_place_too_many(seed, monkeypatch):
-    """V2: however late the host learns, a fixed threshold branches as published, and no tree has more than its places."""
+    """V2: however late the host learns, a fixed threshold branches as published, and no tree exceeds its places."""
     rng = random.Random(seed)
     monkeypatch.setattr(_vllm_gate_v2._Late, "is_here", property(lambda late: rng.random() < 0.2))
     model, job = Model(seed), job_of(entropy_threshold=1.0, max_sequences=4)
@@ -136,12 +137,12 @@ def test_a_server_that_the_gate_cannot_serve_does_not_start(change):
     "validate",
     [
         lambda asked: validate_logits_processors_parameters([NAME], asked),
-        lambda asked: build_custom_logits_processors_params_validator([NAME])(asked),
+        build_custom_logits_processors_params_validator([NAME]),
     ],
     ids=RUNNERS,
 )
 def test_vllm_asks_the_gate_about_arguments(validate):
-    """Either runner's front end loads it by its name; what is wrong is a ValueError, which becomes a 400."""
+    """Either runner's front end loads it by its name, and answers what is wrong with vLLM's own error, a 400."""
     validate(params())
     validate(params({"session_id": "x"}))
     validate(params({**RULE.args, **draw_args(2**64 - 1, Sampling())}))
@@ -153,7 +154,7 @@ def test_vllm_asks_the_gate_about_arguments(validate):
         params(draw_args(-1, Sampling())),
         params(draw_args(5, Sampling()), temperature=0.6),
     ):
-        with pytest.raises(ValueError, match="eager_"):
+        with pytest.raises(VLLMValidationError, match="eager_"):
             validate(asked)
 
 

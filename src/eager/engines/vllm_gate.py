@@ -73,7 +73,10 @@ def _check_draw(params: VLLMSamplingParams, args: Any) -> None:
         raise ValueError(f"{DRAW_KEY} must be [seed, temperature, top_p, top_k, min_p], got {str(args)[:50]!r}")
     if params.temperature != 0:
         raise ValueError(f"temperature must be 0 beside {DRAW_KEY}, which draws with its own")
-    SamplingParams(*args[1:])
+    try:
+        SamplingParams(*args[1:])
+    except ValueError as error:
+        raise ValueError(f"{DRAW_KEY}: {error}") from error
 
 
 def _is_finite(value: Any) -> bool:
