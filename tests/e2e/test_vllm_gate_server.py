@@ -44,8 +44,9 @@ def job_of(prompt, **rules):
 class Tree:
     """One tree over HTTP: each sequence a request that goes on until it ends or pauses."""
 
-    def __init__(self, server, name, job):
+    def __init__(self, server, name, job, sampling=None):
         self.server, self.name, self.job = server, name, job
+        self.sampling = sampling  # vLLM's own; the gate draws where there is none
         self.sequences, self.branches, self.n_decoded = [[]], [], 0
 
     def grow(self):
@@ -83,13 +84,15 @@ class Tree:
             config.threshold_percentile,
             first=first,
         )
+        draws = drawn(sequence_seed(job.seed, 0, index))
         return {
             "prompt": ids,
             "max_tokens": job.max_length - len(ids),
             "temperature": 0,
             "stop_token_ids": [*STOPS.stop_ids, PAUSE],
             "ignore_eos": True,
-            "vllm_xargs": {**rule.args, **drawn(sequence_seed(job.seed, 0, index)), **changes},
+            "vllm_xargs": {**rule.args, **changes} if self.sampling else {**rule.args, **draws, **changes},
+            **(self.sampling or {}),
         }
 
 
@@ -119,9 +122,10 @@ def test_requests_stop_exactly_where_the_entropy_exceeds_the_threshold(server, p
             assert (entropy > job.config.entropy_threshold) == (position in forks) or len(kept) - position < 3
 
 
-def test_nothing_is_decoded_past_a_branch(server, prompt):
-    """Tokens that the server decoded are those of the tree and one pause a branch."""
-    tree = Tree(server, "overrun", job_of(prompt, max_sequences=6, entropy_threshold=1.8)).grow()
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.8, "top_p": 0.9, "top_k": 50, "min_p": 0.01}])
+def test_nothing_is_decoded_past_a_branch(server, prompt, sampling):
+    """Tokens that the server decoded are those of the tree and one pause a branch, whoever draws them."""
+    tree = Tree(server, "overrun", job_of(prompt, max_sequences=6, entropy_threshold=1.8), sampling).grow()
     forks = {child: position for _, position, child in tree.branches}
     kept = sum(len(tokens) - forks.get(index, 0) for index, tokens in enumerate(tree.sequences))
     assert tree.branches

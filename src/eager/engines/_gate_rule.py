@@ -11,6 +11,7 @@ from eager.types import MAX_ENTROPY
 PREFIX = "eager_"
 
 First = Literal["best", "second", "drawn"]
+RANKS = {"best": 0, "second": 1}
 
 
 @dataclass(frozen=True, slots=True)

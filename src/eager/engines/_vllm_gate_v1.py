@@ -12,13 +12,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-from eager.engines._gate_rule import Rule, read_rule
+from eager.engines._gate_rule import RANKS, Rule, read_rule
 from eager.engines._gate_trees import Trees
 from eager.engines._vllm_api import BatchUpdate, SamplingParams as VLLMSamplingParams, VllmConfig, process_dict_updates
 from eager.engines._vllm_draw import DRAW_KEY, CounterDraw
 from eager.engines._vllm_top import best_of, entropy_of
-
-_RANKS = {"best": 0, "second": 1}
 
 
 class _Ask(NamedTuple):
@@ -65,7 +63,7 @@ class _Request:
             len(self.generated) + len(outputs),
             is_monitored=not self.has_left_thinking,
             may_pause=first is None and not self.has_left_thinking and not is_last_allowed,
-            rank=_RANKS.get(first or ""),
+            rank=RANKS.get(first or ""),
         )
 
 

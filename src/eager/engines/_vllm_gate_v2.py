@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-from eager.engines._gate_rule import Rule, read_rule
+from eager.engines._gate_rule import RANKS, Rule, read_rule
 from eager.engines._gate_trees import MAX_TREES, Trees
 from eager.engines._vllm_api import (
     LogitsContext,
@@ -28,8 +28,6 @@ from eager.engines._vllm_api import (
 from eager.engines._vllm_draw import DRAW_KEY, CounterDraw, _Row as _DrawRow
 from eager.engines._vllm_top import best_of, entropy_of
 from eager.types import SamplingParams
-
-_RANKS = {"best": 0, "second": 1}
 
 
 @dataclass(slots=True, eq=False)
@@ -163,7 +161,7 @@ class GateV2(V2LogitsProcessor):  # type: ignore[misc] # vLLM is not followed by
         first = rule.first if is_first else None
         may_pause = first is None and not is_last_allowed
         start = min(rule.prompt_length, prompt_length)
-        return _Row(index, slot, request, rule, start, n_before, is_first, may_pause, _RANKS.get(first or "", -1))
+        return _Row(index, slot, request, rule, start, n_before, is_first, may_pause, RANKS.get(first or "", -1))
 
     def _gate(self, logits: torch.Tensor, ctx: LogitsContext, rows: list[_Row]) -> None:
         if not rows:
@@ -211,11 +209,11 @@ class GateV2(V2LogitsProcessor):  # type: ignore[misc] # vLLM is not followed by
         return async_tensor_h2d(values, device=self._device, dtype=dtype)
 
     def _decide(self, logits: torch.Tensor, ctx: LogitsContext, rows: list[_Row], limits: list[float]) -> None:
-        numbers = [self._number(row.rule) for row in rows]
-        facts = [
-            (row.at, row.slot, row.rule.pause_id, number, numbers.index(number), row.rank)
-            for row, number in zip(rows, numbers, strict=True)
-        ]
+        heads: dict[int, int] = {}  # the first of each tree's rows
+        facts = []
+        for i, row in enumerate(rows):
+            of_tree = self._number(row.rule)
+            facts.append((row.at, row.slot, row.rule.pause_id, of_tree, heads.setdefault(of_tree, i), row.rank))
         index, slot, pause_id, number, head, rank = self._put(facts).unbind(dim=1)
         bars = [limit if row.may_pause else math.inf for row, limit in zip(rows, limits, strict=True)]
         values, ids = best_of(logits[index])
@@ -254,7 +252,7 @@ class GateV2(V2LogitsProcessor):  # type: ignore[misc] # vLLM is not followed by
             row.request.n_scanned = row.n_before
             if marker and n_scanned == row.n_before - 1:
                 newest.setdefault(marker, []).append(row)
-            elif n_scanned != row.n_before:
+            elif marker or n_scanned < 0:
                 self._has_left[row.slot] = self._contains(row, marker) if marker else False
         for marker, group in newest.items():
             slot, n_before, start = self._put([(row.slot, row.n_before, row.start) for row in group]).unbind(dim=1)
