@@ -103,7 +103,7 @@ runners = pytest.mark.parametrize("runner", RUNNERS)
 
 @runners
 @given(st.integers(0, 10**6), st.lists(trees, min_size=1, max_size=3), st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_sequences_that_advance_together_branch_as_published(runner, seed, configs, rng):
     """Whatever the rule, percentile and limits: the same sequences, branches, entropies and thresholds in force."""
     model, jobs = Model(seed), [job_of(**config) for config in configs]
@@ -119,7 +119,7 @@ def test_sequences_that_advance_together_branch_as_published(runner, seed, confi
 
 @runners
 @given(st.integers(0, 10**6), trees, st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_entropies_are_those_of_the_tokens(runner, seed, config, rng):
     """Every token that `eager.branching` would have looked at has its entropy, under its sequence and position."""
     model, job = Model(seed), job_of(**config)
@@ -137,7 +137,7 @@ def any_of(rng):
 
 @runners
 @given(st.integers(0, 10**6), st.floats(0.05, MAX_ENTROPY), st.randoms(use_true_random=False), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_fixed_threshold_needs_no_order(runner, seed, threshold, rng, runs_ahead):
     """Until the tree is full it branches at the same tokens, whoever runs ahead, waits, or is prefilled anew."""
     model = Model(seed, draws_by_seed=False, p_end=0.3)
@@ -152,7 +152,7 @@ def test_a_fixed_threshold_needs_no_order(runner, seed, threshold, rng, runs_ahe
 
 @runners
 @given(st.integers(0, 10**6), trees, st.randoms(use_true_random=False), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_every_pause_is_a_branch(runner, seed, config, rng, runs_ahead):
     """In any order: never more than the tree has places for, none past the end of thinking or at the last token."""
     ((tree, record),) = grow(runner, Model(seed), [job_of(**config)], any_of(rng), rng=rng, runs_ahead=runs_ahead)
