@@ -16,9 +16,9 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from heapq import heappop, heappush, heappushpop
 from itertools import accumulate
 
+from eager.entropy import RunningPercentile
 from eager.randomness import sequence_seed, uniform
 from eager.types import (
     Action,
@@ -67,35 +67,6 @@ def sample(token: Token, temperature: float, draw: Callable[[], float]) -> Split
 
 
 BRANCH_RULES: dict[BranchRule, SplitRule] = {"top2": top2, "distinct": distinct, "sample": sample}
-
-
-class RunningPercentile:
-    """numpy's linear percentile of all values added so far, to the last digit, in O(log n) a value."""
-
-    def __init__(self, percentile: float) -> None:
-        self._share = percentile / 100
-        self._low: list[float] = []  # negated: a max-heap of the values up to the percentile
-        self._high: list[float] = []
-
-    def add(self, value: float) -> None:
-        heappush(self._high, -heappushpop(self._low, -value))
-        n_low = int(self._rank()) + 1
-        while len(self._low) < n_low:
-            heappush(self._low, -heappop(self._high))
-
-    @property
-    def value(self) -> float:
-        """The percentile; at least one value must have been added."""
-        below, above = -self._low[0], self._high[0] if self._high else -self._low[0]
-        share = self._rank() - (len(self._low) - 1)
-        # As numpy does it: from the nearer end, so that the last digit is the same.
-        if share < 0.5:
-            return below + (above - below) * share
-        return above - (above - below) * (1 - share)
-
-    def _rank(self) -> float:
-        """Where the percentile lies among the sorted values, counted from 0."""
-        return (len(self._low) + len(self._high) - 1) * self._share
 
 
 class _Sequence:

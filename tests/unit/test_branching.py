@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from eager.branching import BRANCH_RULES, Brancher, RunningPercentile
+from eager.branching import BRANCH_RULES, Brancher
 from eager.engines.scripted import ScriptedEngine, draw_scripted
+from eager.entropy import RunningPercentile
 from eager.generate import Generator
 from eager.randomness import sequence_seed, uniform
 from eager.types import (
