@@ -1,15 +1,22 @@
 """Where the saved budget goes: EAGer-adapt without labels, EAGer with them (paper, sections 3.3 and 3.4).
 
-N prompts have M * N sequences in all; what EAGer-init left of them is shared out here. Neither policy ever exceeds
-M * N in total.
+N prompts have M * N sequences in all; what EAGer-init left of them is shared out here. No policy ever exceeds M * N in
+total. The last one, `vote_shares`, is not the paper's: it goes by how much the answers disagree.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from math import comb
+
+SETTLED = 0.95
+"""How certain a majority has to be, unless told otherwise: as in Adaptive-Consistency."""
 
 _ADAPT_CAP = 3  # times M, extra sequences a prompt
+_VOTE_CAP = 3
+_VOTE_ROUND = 4  # a round is a quarter of M
 _UNSATURATED_FACTOR = 0.8
 _LATE_FACTOR = 0.9
 _FIRST_LATE_ROUND = 3
@@ -82,3 +89,46 @@ class ExtraRounds:
             raise ValueError(f"a round for {self.n_missing} sequences cannot have brought {n_sequences}")
         self.n_missing -= n_sequences
         self.round_number += 1
+
+
+# -- not the paper's --------------------------------------------------------------------------------------------------
+
+
+def majority_certainty(groups: Seq[int | None]) -> float:
+    """How certain it is that the answer in the lead is the model's most likely one; 0.5 where nobody leads.
+
+    `groups`: a prompt's classes of equivalent answers, None for no answer. The Beta posterior of Adaptive-Consistency
+    (Aggarwal et al. 2023, arXiv 2305.11860) over its two most frequent answers with their v1 >= v2 votes: the integral
+    of p^v1 (1-p)^v2 from 1/2 to 1 over that from 0 to 1, which for whole numbers is P(Binomial(v1+v2+1, 1/2) <= v1).
+    """
+    counts = Counter(group for group in groups if group is not None)
+    first, second = ([count for _, count in counts.most_common(2)] + [0, 0])[:2]
+    n = first + second + 1
+    return sum(comb(n, i) for i in range(first + 1)) / 2**n
+
+
+def vote_shares(
+    groups: Seq[Seq[int | None]], used: Seq[int], max_sequences: int, settled: float = SETTLED
+) -> dict[int, int]:
+    """The next round of EAGer-vote: extra sequences by prompt index, the least certain prompt first; {} ends it.
+
+    A round gives max(1, M // 4) each to the prompts whose answers disagree, or that have none yet, and whose majority is
+    not `settled`: at most 3 * M extra a prompt. `groups` are the classes of answers of all its sequences so far, a list
+    a prompt; `used` says how many of them EAGer-init made.
+    """
+    left = max_sequences * len(groups) - sum(map(len, groups))
+    shares: dict[int, int] = {}
+    for index in _by_certainty(groups, settled):
+        n_extra = len(groups[index]) - used[index]
+        share = min(max(1, max_sequences // _VOTE_ROUND), _VOTE_CAP * max_sequences - n_extra, left)
+        if share > 0:
+            shares[index] = share
+            left -= share
+    return shares
+
+
+def _by_certainty(groups: Seq[Seq[int | None]], settled: float) -> list[int]:
+    """The prompts whose vote is open, the least certain first, then by index."""
+    torn = [index for index, answers in enumerate(groups) if len({*answers} - {None}) != 1]
+    certainties = {index: majority_certainty(groups[index]) for index in torn}
+    return sorted((index for index in torn if certainties[index] < settled), key=lambda index: certainties[index])

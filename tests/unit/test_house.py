@@ -14,7 +14,7 @@ SRC = Path(__file__).resolve().parents[2] / "src" / "eager"
 # From the ground up. A module imports from its own row's package or from rows below, never from above.
 LAYERS = [
     {"types", "entropy", "randomness", "prefix", "words", "errors", "machine", "child", "atomic"},
-    {"branching", "budget"},
+    {"branching", "branch_rules", "budget"},
     {"engines"},
     {"generate"},
     {"metrics"},
@@ -43,7 +43,7 @@ PROCESSES = {
     "code_eval/sandbox.py": "bubblewrap",
     "engines/_native_check.py": "native code that may kill its process",
 }
-CORE = {"types", "entropy", "randomness", "branching", "budget", "generate"}
+CORE = {"types", "entropy", "randomness", "branching", "branch_rules", "budget", "generate"}
 
 
 def top_level(path: Path) -> str:
