@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from functools import lru_cache
 from math import comb
 
 SETTLED = 0.95
@@ -103,8 +104,13 @@ def majority_certainty(groups: Seq[int | None]) -> float:
     """
     counts = Counter(group for group in groups if group is not None)
     first, second = ([count for _, count in counts.most_common(2)] + [0, 0])[:2]
+    return _lead_certainty(first, second)
+
+
+@lru_cache
+def _lead_certainty(first: int, second: int) -> float:
     n = first + second + 1
-    return sum(comb(n, i) for i in range(first + 1)) / 2**n
+    return sum(comb(n, i) for i in range(first + 1)) / (1 << n)
 
 
 def vote_shares(
@@ -112,9 +118,9 @@ def vote_shares(
 ) -> dict[int, int]:
     """The next round of EAGer-vote: extra sequences by prompt index, the least certain prompt first; {} ends it.
 
-    A round gives max(1, M // 4) each to the prompts whose answers disagree, or that have none yet, and whose majority is
-    not `settled`: at most 3 * M extra a prompt. `groups` are the classes of answers of all its sequences so far, a list
-    a prompt; `used` says how many of them EAGer-init made.
+    A round gives max(1, M // 4) each to the prompts whose answers disagree (or that have none yet) and whose majority
+    is not `settled`: at most 3 * M extra a prompt. `groups` are the classes of answers of all its sequences so far, a
+    list a prompt; `used` says how many of them EAGer-init made.
     """
     left = max_sequences * len(groups) - sum(map(len, groups))
     shares: dict[int, int] = {}
