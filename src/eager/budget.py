@@ -113,28 +113,33 @@ def _lead_certainty(first: int, second: int) -> float:
     return sum(comb(n, i) for i in range(first + 1)) / (1 << n)
 
 
+def is_open(groups: Seq[int | None], n_used: int, max_sequences: int, settled: float = SETTLED) -> bool:
+    """Whether EAGer-vote would give to this prompt: its answers disagree, or it has none yet, and nothing is settled.
+
+    `groups` are the classes of answers of all its sequences so far, of which EAGer-init made `n_used`; of others it
+    has at most 3 * M.
+    """
+    is_torn = len({*groups} - {None}) != 1
+    return is_torn and len(groups) - n_used < _VOTE_CAP * max_sequences and majority_certainty(groups) < settled
+
+
 def vote_shares(
     groups: Seq[Seq[int | None]], used: Seq[int], max_sequences: int, settled: float = SETTLED
 ) -> dict[int, int]:
     """The next round of EAGer-vote: extra sequences by prompt index, the least certain prompt first; {} ends it.
 
-    A round gives max(1, M // 4) each to the prompts whose answers disagree (or that have none yet) and whose majority
-    is not `settled`: at most 3 * M extra a prompt. `groups` are the classes of answers of all its sequences so far, a
-    list a prompt; `used` says how many of them EAGer-init made.
+    Each prompt whose vote `is_open` gets max(1, M // 4) while the budget lasts. `groups` and `used`: as there, one a
+    prompt.
     """
+    indices = range(len(groups))
+    wanting = [i for i in indices if is_open(groups[i], used[i], max_sequences, settled)]
+    wanting.sort(key=lambda i: majority_certainty(groups[i]))  # stable: then by index
     left = max_sequences * len(groups) - sum(map(len, groups))
     shares: dict[int, int] = {}
-    for index in _by_certainty(groups, settled):
-        n_extra = len(groups[index]) - used[index]
+    for i in wanting:
+        n_extra = len(groups[i]) - used[i]
         share = min(max(1, max_sequences // _VOTE_ROUND), _VOTE_CAP * max_sequences - n_extra, left)
         if share > 0:
-            shares[index] = share
+            shares[i] = share
             left -= share
     return shares
-
-
-def _by_certainty(groups: Seq[Seq[int | None]], settled: float) -> list[int]:
-    """The prompts whose vote is open, the least certain first, then by index."""
-    torn = [index for index, answers in enumerate(groups) if len({*answers} - {None}) != 1]
-    certainties = {index: majority_certainty(groups[index]) for index in torn}
-    return sorted((index for index in torn if certainties[index] < settled), key=lambda index: certainties[index])

@@ -43,6 +43,7 @@ class Journal:
         self.path = folder / JOURNAL_NAME
         self._places: dict[_Key, tuple[int, int]] = {}
         self._counts: Counter[str] = Counter()
+        self._parts: dict[tuple[str, int, int], tuple[int, int]] = {}
         self._grades: dict[_Key, tuple[list[str | None], list[bool | None]]] = {}
         self.settings: dict[str, Any] = {}
         self.about: dict[str, Any] = {}
@@ -86,6 +87,13 @@ class Journal:
         for prompt_index in self.prompts(experiment):
             yield self.read(experiment, prompt_index)
 
+    def part(self, experiment: str, prompt_index: int, first_sequence: int, base: str) -> PromptRecord | None:
+        """The tree that begins with this sequence; None where there is none, or `base`'s record is newer."""
+        place = self._parts.get((experiment, prompt_index, first_sequence))
+        if place is None or place[0] < self._places[base, prompt_index][0]:
+            return None
+        return from_line(self._line_at(*place)["part"]["record"])
+
     def _line_at(self, offset: int, size: int) -> dict[str, Any]:
         with self.path.open("rb") as file:
             file.seek(offset)
@@ -97,6 +105,11 @@ class Journal:
     def append(self, record: PromptRecord) -> None:
         """Put the record on disk. It counts once this returns; a failure leaves what was there."""
         self._place((record.experiment, record.prompt_index), self._write({"record": to_line(record)}))
+
+    def append_part(self, record: PromptRecord, first_sequence: int) -> None:
+        """Keep a tree of a prompt that is not finished; its sequences are numbered from `first_sequence`."""
+        place = self._write({"part": {"first_sequence": first_sequence, "record": to_line(record)}})
+        self._parts[record.experiment, record.prompt_index, first_sequence] = place
 
     def append_grades(
         self, experiment: str, prompt_index: int, answers: Seq[str | None], correct: Seq[bool | None]
@@ -219,6 +232,8 @@ class Journal:
         try:
             if "record" in line:
                 self._place(_key(line["record"]), place)
+            elif "part" in line:
+                self._parts[(*_key(line["part"]["record"]), line["part"]["first_sequence"])] = place
             elif "about" in line:
                 self.about = dict(line["about"])
             else:
