@@ -21,7 +21,7 @@ LAYERS = [
     {"grading", "tasks"},
     {"store"},
     {"results"},
-    {"experiments", "code_eval"},
+    {"recording", "voting", "experiments", "code_eval"},
     {"recap", "report"},
     {"cli", "server"},
     {"__main__"},

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from eager.budget import SETTLED, is_open, majority_certainty
+from eager.budget import is_open, majority_certainty
 from eager.engines import EngineError
 from eager.engines.scripted import ScriptedEngine
 from eager.experiments import EXPERIMENTS, Run, RunError, RunPlan, settings_of
@@ -51,15 +51,16 @@ def without_seconds(journal: Journal, name: str) -> list[PromptRecord]:
 
 def test_votes_are_held_until_all_are_closed(task: LoadedTask, tmp_path: Path) -> None:
     """The torn prompts of eager_init have more sequences, the others none; all within M * N, equal answers as one."""
-    plan = replace(PLAN, rules=(replace(RULES, max_tokens_without_branch=4),))
+    settle = 0.75
+    plan = replace(PLAN, rules=(replace(RULES, max_tokens_without_branch=4),), settle=settle)
     journal = run(task, tmp_path / "out", plan)
     n_extra, n_all = 0, 0
     for init in journal.records("eager_init_th1.5"):
         whole = effective_record(journal, VOTE, init.prompt_index)
         groups = [sequence.group for sequence in whole.sequences]
         n_init, n_all = len(init.sequences), n_all + len(groups)
-        assert (len(groups) > n_init) == is_open(groups[:n_init], n_init, M)
-        assert len(set(groups) - {None}) == 1 or majority_certainty(groups) >= SETTLED or len(groups) == n_init + 3 * M
+        assert (len(groups) > n_init) == is_open(groups[:n_init], n_init, M, settle)
+        assert len(set(groups) - {None}) == 1 or majority_certainty(groups) >= settle or len(groups) == n_init + 3 * M
         assert [s.parent for s in whole.sequences[n_init:]][:1] in ([], [None])
         n_extra += len(groups) - n_init
     assert n_extra > 0
