@@ -23,6 +23,12 @@ def run_eager(
     )
 
 
+def patched(code: str, *arguments: object) -> list[str]:
+    """The command of `eager` with these arguments, after `code` has run in it."""
+    script = f"{code}\nimport sys\nfrom eager.cli import main\nmain(sys.argv[1:])"
+    return [sys.executable, "-c", script, *map(str, arguments)]
+
+
 def start(command: list[str], **options: Any) -> subprocess.Popen:
     """A child with pipes that heeds signals however the tests themselves were started."""
     return subprocess.Popen(
@@ -40,3 +46,16 @@ def _heed_signals() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def start_on(terminal: int, command: list[str], environment: dict[str, str]) -> subprocess.Popen:
+    """As `start`, with the terminal in place of pipes; it is the child's alone."""
+    return subprocess.Popen(
+        command,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=_heed_signals,  # noqa: PLW1509 - safe: no locks are taken there
+    )

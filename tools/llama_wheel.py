@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))  # nothing of the package is installed yet
 
-from eager.machine import NO_AMX, cache_folder, this_processor  # noqa: E402
+from eager.machine import NO_AMX, NoCacheError, cache_folder, this_processor  # noqa: E402
 
 PATTERN = "llama_cpp_python-*.whl"
 
@@ -72,7 +72,7 @@ def key_of(requirement: str, environment: dict[str, str]) -> str:
 
 def wheel_folder(key: str) -> Path:
     """Made in the user's cache folder, or where that cannot be written, in this Python's own environment."""
-    with suppress(OSError, RuntimeError):  # RuntimeError: no home folder
+    with suppress(OSError, NoCacheError):
         folder = cache_folder() / "wheels" / key
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):

@@ -7,7 +7,7 @@ import json
 import time
 from collections import abc
 from collections.abc import Iterable, Iterator, Mapping, Sequence as Seq
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from eager.recording import Recorder
 from eager.results.experiment import KINDS, PUBLISHED_KINDS, Experiment, shortest
 from eager.results.folder import write_experiment
 from eager.results.scores import ExperimentResult, Regrader
-from eager.store.journal import Journal
+from eager.store.journal import Journal, StoreError
 from eager.store.records import PromptRecord, merged
 from eager.tasks import LoadedTask, Problem
 from eager.types import MAX_ENTROPY, BranchConfig, Generation, SamplingParams, SequenceResult, TreeJob
@@ -100,6 +100,7 @@ class Run:
         self._journal = journal
         self._grader = grader
         self._regrader = Regrader(grader, may_fall_back=False)
+        self._unwritten: Experiment | None = None  # has prompts that its result file lacks
         self._on_progress = on_progress
         self._prompts = [_encode(engine, task, problem) for problem in task.problems]
         for problem, ids in zip(task.problems, self._prompts, strict=True):
@@ -113,6 +114,16 @@ class Run:
         for kind in self._plan.experiments:
             for rules in self._plan.rules[:1] if kind == "parallel" else self._plan.rules:
                 yield self._run_one(kind, rules)
+
+    def write_finished(self) -> None:
+        """After `run` was left in the middle: write the result file that lacks finished prompts. Raises StoreError.
+
+        A signal may have come between a line on disk and its entry in memory: the journal is read anew.
+        """
+        if self._unwritten is not None:
+            journal = Journal(self._journal.folder)
+            if journal.count(self._unwritten.name):
+                self._write(self._unwritten, journal)
 
     def _run_one(self, kind: str, rules: BranchConfig) -> ExperimentResult:
         experiment = Experiment(kind, None if kind == "parallel" else rules.entropy_threshold)
@@ -248,7 +259,8 @@ class Run:
                 voting.count(index, recorded)
         for job, generation in generator.run():
             tree = self._recorder.record(name, job.prompt_index, [generation], job.first_sequence)
-            self._journal.append_part(replace(tree, seconds=self._clock.lap()), job.first_sequence)
+            with self._with_journal():
+                self._journal.append_part(replace(tree, seconds=self._clock.lap()), job.first_sequence)
             voting.count(job.prompt_index, tree)
 
     # -- common -------------------------------------------------------------------------------------------------
@@ -274,15 +286,47 @@ class Run:
         self._clock.lap()
         with closing(finished):  # an interrupt leaves nothing open in the engine
             for record in finished:
-                seconds = record.seconds + self._clock.lap()
-                self._journal.append(replace(self._grouped(experiment, record), seconds=seconds))
+                self._keep(experiment, replace(record, seconds=record.seconds + self._clock.lap()))
                 now = time.monotonic()
                 if now - last_write > max(_WRITE_EVERY_SECONDS, _WRITE_SHARE * write_seconds):
-                    write_experiment(self._journal, experiment, self._regrader)
+                    self._write(experiment, self._journal)
                     self._clock.lap()
                     last_write = time.monotonic()
                     write_seconds = last_write - now
-        return write_experiment(self._journal, experiment, self._regrader)
+        return self._write(experiment, self._journal)
+
+    def _keep(self, experiment: Experiment, record: PromptRecord) -> None:
+        """Journal the record. Raises StoreError."""
+        self._unwritten = experiment
+        with self._with_journal():
+            self._journal.append(self._grouped(experiment, record))
+
+    def _write(self, experiment: Experiment, journal: Journal) -> ExperimentResult:
+        try:
+            result = write_experiment(journal, experiment, self._regrader)
+        except OSError as error:
+            raise self._unreadable(error) from None
+        self._unwritten = None
+        return result
+
+    @contextmanager
+    def _with_journal(self) -> Iterator[None]:
+        """While a line is put into it. Raises StoreError."""
+        if not self._journal.path.exists():  # an open file takes lines after its name has gone
+            raise StoreError(
+                f"'{self._journal.folder}' has gone while the run was at work: if it was moved, run the same command"
+                " with its new place as --output_dir; else the same command begins anew"
+            )
+        try:
+            yield
+        except OSError as error:
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: OSError) -> StoreError:
+        return StoreError(
+            f"'{self._journal.path}' cannot be read ({error.strerror}): see that it is there and run the same command"
+            " again; what is finished is kept"
+        )
 
     def _grouped(self, experiment: Experiment, record: PromptRecord) -> PromptRecord:
         """The record with its classes of equivalent answers, numbered over all of the prompt's sequences."""

@@ -9,16 +9,28 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from eager.errors import EagerError
+
 NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 """Compiler flags (x86-64) for llama.cpp: with gcc 12 its AMX code ends in an illegal instruction."""
+
+
+class NoCacheError(EagerError):
+    """Nobody says where caches are to be kept; the message says how to."""
 
 
 def cache_folder() -> Path:
     """`eager` in the user's cache folder (XDG_CACHE_HOME, by default ~/.cache); it may not exist yet.
 
-    RuntimeError where the user has no home folder.
+    NoCacheError where the user has no home folder. A relative XDG_CACHE_HOME counts for nothing, as XDG has it.
     """
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eager"
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if given.is_absolute():
+        return given / "eager"
+    try:
+        return Path.home() / ".cache" / "eager"
+    except RuntimeError:
+        raise NoCacheError("there is no home folder to keep a cache in: set XDG_CACHE_HOME") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,10 +40,10 @@ class SamplingParams:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(self.temperature > 0, f"temperature must be above 0, got {self.temperature:g}")
-        _require(0 < self.top_p <= 1, f"top_p must be in (0, 1], got {self.top_p:g}")
+        _require(self.temperature > 0, f"temperature must be above 0, got {self.temperature!r}")
+        _require(0 < self.top_p <= 1, f"top_p must be in (0, 1], got {self.top_p!r}")
         _require(self.top_k >= 0, f"top_k must be 0 (off) or more, got {self.top_k}")
-        _require(0 <= self.min_p <= 1, f"min_p must be in [0, 1], got {self.min_p:g}")
+        _require(0 <= self.min_p <= 1, f"min_p must be in [0, 1], got {self.min_p!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class BranchConfig:
         _require(self.max_sequences >= 1, f"max_sequences must be at least 1, got {self.max_sequences}")
         _require(
             0 < threshold <= MAX_ENTROPY,
-            f"entropy_threshold must be in (0, ln {ENTROPY_TOP_K} = {MAX_ENTROPY:.4f}], got {threshold:g}",
+            f"entropy_threshold must be in (0, ln {ENTROPY_TOP_K} = {MAX_ENTROPY!r}], got {threshold!r}",
         )
         _require(self.max_tokens_without_branch >= 1, "max_tokens_without_branch must be at least 1")
         _require(

@@ -1,16 +1,18 @@
 """`eager eval-code` as a user types it: on a run's folder, and on result files of the published code."""
 
 import json
+import signal
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import needs
 import pytest
-from children import run_eager
+from children import patched, run_eager, start
 from code_checker import CACHE, PROBLEMS, make_checker
 
-from eager.code_eval import Limits
+from eager.code_eval import Limits, ProblemSet
 from eager.store.journal import Journal
 from eager.store.records import PromptRecord, SequenceRecord
 
@@ -72,6 +74,71 @@ def test_a_file_that_cannot_be_written_is_a_sentence(run_folder):
     done = eval_code(run_folder)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(f"Error: cannot write '{run_folder / 'eager_th2.code.jsonl'}'")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_it_waits_for_no_program_and_grades_nothing_in_part(tmp_path, problems, number, code):
+    """A program may take a minute: it is ended. The experiment stays as it was, and the sentence says so."""
+    first, _ = problems
+    endless = f"```python\n{first.prompt}{first.canonical_solution}\nwhile True: pass\n```"
+    journal = Journal(tmp_path, {**SETTINGS, "n_prompts": 1})
+    journal.append(record("eager_init_th2", 0, first, right(first), endless))
+    journal.close()
+    before = (tmp_path / "journal.jsonl").read_bytes()
+    telling = (
+        "import eager.code_eval.sandbox as sandbox\n"
+        "run = sandbox.Sandbox.run\n"
+        "def tell(self, job, seconds):\n"
+        "    if 'while True' in job.text: print('at work', flush=True)\n"
+        "    return run(self, job, seconds)\n"
+        "sandbox.Sandbox.run = tell"
+    )
+    process = start(patched(telling, "eval-code", tmp_path, "--problems", PROBLEMS, "--cache_dir", CACHE))
+    assert process.stdout.readline() == "at work\n"
+    time.sleep(0.5)  # so that it is being run
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert stderr.splitlines()[-1].startswith("stopped; no experiment is graded in part")
+    assert "Traceback" not in stderr
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"journal.jsonl": before, ".lock": b""}
+
+
+def test_stopped_while_it_writes_it_writes_to_the_end(tmp_path, problems):
+    """The grades of an experiment are many lines and two files: they are all there, or none is."""
+    first, second = problems
+    journal = Journal(tmp_path, SETTINGS)
+    journal.append(record("eager_init_th2", 0, first, right(first), wrong(first)))
+    journal.append(record("eager_init_th2", 1, second, right(second)))
+    journal.close()
+    slowly = (
+        "import time, eager.store.journal as journal\n"
+        "append = journal.Journal.append_grades\n"
+        "def slow(*arguments):\n"
+        "    append(*arguments); print('writing', flush=True); time.sleep(0.5)\n"
+        "journal.Journal.append_grades = slow"
+    )
+    process = start(patched(slowly, "eval-code", tmp_path, "--problems", PROBLEMS, "--cache_dir", CACHE))
+    assert process.stdout.readline() == "writing\n"
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    records = list(Journal(tmp_path).records("eager_init_th2"))
+    assert [[s.correct for s in record.sequences] for record in records] == [[True, False], [True]]
+    assert (tmp_path / "eager_init_th2.code.jsonl").is_file()
+
+
+def test_what_is_kept_once_is_made_anew_where_part_of_it_is_gone(tmp_path, problems):
+    """A cache that somebody tidied: without the expected answers every program would seem to fail."""
+    first, _ = problems
+    with make_checker(Limits()) as checker:
+        problem_set = ProblemSet(PROBLEMS, tmp_path)
+        expected = problem_set.expected(first, checker._sandbox)
+        expected.key.unlink()
+        assert problem_set.expected(first, checker._sandbox).key.is_file()
+        times = expected.key.with_name(expected.key.name.replace(".key.json.gz", ".times.json"))
+        times.write_text("{}")
+        assert problem_set.expected(first, checker._sandbox).seconds.keys() == {"base", "plus"}
 
 
 def test_a_thought_that_the_prompt_began_and_nobody_ended_holds_no_answer(tmp_path, problems):

@@ -273,7 +273,7 @@ def test_other_settings_are_refused(tmp_path, data):
     done = run(*BASE, *data, "--output_dir", tmp_path / "out", "--seed", "56")
     assert_sentence(done, 1, "was begun with seed=55, now it is 56", "another --output_dir")
     done = run(*BASE, *data, "--limit", "11", "--output_dir", tmp_path / "out")
-    assert_sentence(done, 1, "was begun with data_digest=")
+    assert_sentence(done, 1, "was begun with 12 prompts, now there are 11: give the --limit")
     assert (tmp_path / "out" / "journal.jsonl").read_bytes() == before
 
 

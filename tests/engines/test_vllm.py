@@ -48,7 +48,7 @@ def fake_engine(monkeypatch, llm, *, max_model_len=1000, options=None, **attribu
     from eager.engines._vllm_start import Started
 
     llm.get_tokenizer = lambda: tokenizer(**attributes)
-    started = Started(llm, True, 8, max_model_len, 10_000, {"eos_token_id": [STOP, 3]})
+    started = Started(llm, True, False, 8, max_model_len, 10_000, {"eos_token_id": [STOP, 3]})
     monkeypatch.setattr("eager.engines.vllm.start", lambda name, options: started)
     return VLLMEngine("fake", **(options or {}))
 

@@ -13,8 +13,8 @@ from eager.types import MAX_ENTROPY, Request, SamplingParams, Token
 STOP = 2
 
 
-def new_params(request, n_allowed):
-    return SimpleNamespace(max_tokens=n_allowed, stop_token_ids=[STOP], logprobs=K if request.monitor else None)
+def new_params(request, n_allowed, watch):
+    return SimpleNamespace(max_tokens=n_allowed, stop_token_ids=[STOP], logprobs=None if watch is None else K)
 
 
 def requests_on(llm, max_model_len=1000):

@@ -174,6 +174,22 @@ def test_json_and_csv_hold_the_same_numbers(tmp_path: Path) -> None:
     assert values["eager_init_th2.2", "parallel", "difference_pass_rate"] == "0.25"
 
 
+@pytest.mark.parametrize("sign", list("=+-@\uff1d\uff0b\uff0d\uff20"))
+def test_no_cell_of_the_csv_is_a_formula(tmp_path: Path, sign: str) -> None:
+    """A folder's name that a spreadsheet would run begins with an apostrophe; negative numbers stay numbers."""
+    hostile = f"{sign}cmd|'C calc'!A1"
+    comparison = recap([two_experiments(tmp_path / hostile), two_experiments(tmp_path / "-1")])
+    lines = list(csv.DictReader(io.StringIO(as_csv(comparison))))
+    names = {line[column] for line in lines for column in ("experiment", "against", "measure")}
+    assert f"'{hostile}/parallel" in names
+    assert "'-1/parallel" in names
+    assert not any(name.startswith((sign, "-")) for name in names)
+    assert "-0.75" in {line["value"] for line in lines}
+    for line in lines:
+        for column in ("value", "low", "high", "n"):
+            assert line[column] == "" or np.isfinite(float(line[column]))
+
+
 def test_large_is_the_list_with_its_strings_parsed(tmp_path: Path) -> None:
     """Answers and entropies become lists; branches stay strings, as published."""
     folder = demo_folder(tmp_path / "run", n_prompts=3)
@@ -263,7 +279,9 @@ def test_folders_are_told_apart_by_as_little_as_is_needed(tmp_path: Path) -> Non
     """One folder needs no name; several get as many last path components as differ."""
     assert folder_labels([tmp_path]) == [""]
     assert folder_labels([tmp_path / "a" / "t", tmp_path / "b" / "t"]) == ["a/t", "b/t"]
-    assert len(set(folder_labels([tmp_path, tmp_path]))) == 2
+    assert folder_labels([tmp_path / "a", tmp_path / "a"]) == ["a [1]", "a [2]"]
+    assert folder_labels([tmp_path / "a", tmp_path / "b", tmp_path / "a"]) == ["a [1]", "b", "a [2]"]
+    assert folder_labels([Path("/a/t"), Path("/t")]) == ["a/t", "/t"]
 
 
 def test_what_cannot_be_seen_is_shown() -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
+import os
 import re
 import tracemalloc
 import zlib
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from xml.etree import ElementTree
 
 import needs
 import pytest
+from children import run_eager
 from click.testing import CliRunner
 from hostile import HOSTILE, hostile_folder
 from result_builder import (
@@ -25,14 +29,15 @@ from result_builder import (
     write_experiment_file,
     write_published,
 )
+from rich.console import Console
 
 for module in ("ijson", "jinja2", "matplotlib"):
     needs.package(module, "report")
 
 from eager.cli.report import command  # noqa: E402
-from eager.recap import recap  # noqa: E402
+from eager.recap import Comparison, print_comparison, recap  # noqa: E402
 from eager.report.collected import Collected, fork_character  # noqa: E402
-from eager.report.page import environment, write_page  # noqa: E402
+from eager.report.page import environment, facts, write_page  # noqa: E402
 from eager.report.plots import where_branches  # noqa: E402
 from eager.types import Branch  # noqa: E402
 from eager.words import visible  # noqa: E402
@@ -236,6 +241,37 @@ def test_the_same_results_give_the_same_page(tmp_path: Path) -> None:
     assert write(folder, tmp_path / "a" / "report.html") == write(folder, tmp_path / "b" / "report.html")
 
 
+@pytest.mark.parametrize(
+    "rc", [b"axes.facecolor: red\nsavefig.facecolor: red\n", b"no such key: 1\n", b"\xff\xfe", None]
+)
+def test_nothing_in_the_current_folder_changes_the_plots(tmp_path: Path, rc: bytes | None) -> None:
+    """A matplotlibrc there is not read, whatever it says; a pipe of that name is not waited for."""
+    folder = demo_folder(tmp_path / "run", n_prompts=3)
+    here = tmp_path / "here"
+    here.mkdir()
+    assert run_eager("report", folder, "--output", tmp_path / "plain.html", cwd=tmp_path).returncode == 0
+    if rc is None:
+        os.mkfifo(here / "matplotlibrc")
+    else:
+        (here / "matplotlibrc").write_bytes(rc)
+    done = run_eager("report", folder, "--output", "page.html", cwd=here, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    for plot in (tmp_path / "plain_plots").iterdir():
+        assert (here / "page_plots" / plot.name).read_bytes() == plot.read_bytes()
+
+
+def test_a_matplotlibrc_of_the_users_own_changes_nothing_either(tmp_path: Path) -> None:
+    """The same results give the same plots on every machine."""
+    folder = demo_folder(tmp_path / "run", n_prompts=3)
+    (tmp_path / "matplotlibrc").write_text("axes.facecolor: red\nfont.size: 30\nsavefig.bbox: tight\n")
+    for name, variables in (("plain", {}), ("styled", {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc")})):
+        (tmp_path / name).mkdir()
+        output = tmp_path / name / "page.html"
+        assert run_eager("report", folder, "--output", output, environment=variables).returncode == 0
+    for plot in (tmp_path / "plain" / "page_plots").iterdir():
+        assert (tmp_path / "styled" / "page_plots" / plot.name).read_bytes() == plot.read_bytes()
+
+
 def test_a_run_without_targets_and_branches_is_reported(tmp_path: Path) -> None:
     """A single ungraded experiment without a tree gives a page, and is called ungraded in it."""
     records = [record("parallel", 0, [sequence("a", None, None)], target=None)]
@@ -267,6 +303,18 @@ def test_what_is_missing_is_said_on_the_page(tmp_path: Path) -> None:
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Missing from this page" in text
     assert "eager_th2.2.json" in text
+
+
+def test_settings_are_shown_with_all_their_digits(tmp_path: Path) -> None:
+    """A seed of seven digits is that number and no power of ten; a temperature is the one that was given."""
+    comparison = recap([demo_folder(tmp_path, n_prompts=2)])
+    row = comparison.rows[0]
+    row.measures.facts = replace(row.measures.facts, seed=12345678, temperature=0.1234567)
+    said = facts(Comparison((row,), (), comparison.findings))
+    assert {"seed 12345678", "temperature 0.1234567"} <= set(said)
+    text = io.StringIO()
+    print_comparison(Comparison((row,), (), comparison.findings), Console(file=text, width=200))
+    assert "temperature 0.1234567" in text.getvalue()
 
 
 def test_a_folder_without_results_writes_no_page(tmp_path: Path) -> None:

@@ -3,20 +3,24 @@
 import csv
 import gzip
 import json
+import math
 import sys
 import types
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import needs
+import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
 from eager.grading import Graded, MathGrader
 from eager.tasks import TASKS, Problem, TaskError, load
-from eager.tasks.base import as_text
+from eager.tasks.cells import as_text
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -277,11 +281,136 @@ def test_every_format_gives_the_same_problems(tmp_path: Path, name: str, write: 
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(25, "25"), (25.0, "25"), (0.5, "0.5"), (" 25 ", "25"), ("025", "025"), ("", None), (None, None), (0, "0")],
-)
+    [
+        (25, "25"), (25.0, "25"), (0.5, "0.5"), (" 25 ", "25"), ("025", "025"), (0, "0"), (-0.0, "0"), (True, "True"),
+        ("", None), (" \n", None), (None, None), (b"", None),
+        (math.nan, None), ("nan", None), ("NaN", None), (Decimal("nan"), None), (np.float32("nan"), None),
+        (np.datetime64("NaT"), None), ("None", "None"), ("Nan", "Nan"),
+        (b"25", "25"), (np.bytes_(b"25"), "25"), ("π".encode(), "π"),
+        (10**30, "1" + "0" * 30), (1e23, "1" + "0" * 23), (1e-7, "0.0000001"), (2.5e300, "25" + "0" * 299),
+        (Decimal("25.00"), "25"), (Decimal("2.50"), "2.5"), (Decimal("1E+3"), "1000"), (Decimal("-0.0"), "0"),
+        (np.int64(25), "25"), (np.float64(25), "25"), (np.float32(0.1), "0.1"), (np.float16(0.1), "0.1"),
+        (np.str_(" 25"), "25"), (np.bool_(True), "True"), (date(2025, 2, 1), "2025-02-01"),
+    ],
+)  # fmt: skip
 def test_cells_of_any_type_become_text(value: object, text: str | None) -> None:
-    """Integers, floats and padded strings are one text; nothing is None, and 0 is not nothing."""
+    """Numbers of every type, bytes and padded strings are one text; nan is nothing, and 0 is not."""
     assert as_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "held"),
+    [
+        ([25], "a value of the kind list"), ([], "a value of the kind list"), ({"a": 1}, "a value of the kind dict"),
+        ((1, 2), "a value of the kind tuple"), (np.array([1]), "a value of the kind ndarray"),
+        (object(), "a value of the kind object"), (b"\xff", "bytes that are no UTF-8 text"),
+        (math.inf, "an infinite number"), (-math.inf, "an infinite number"), (Decimal("-inf"), "an infinite number"),
+        (Decimal("1e1001"), "a number of more than 1,000 digits"), ("\udcff", r"half a character \(a lone surrogate\)"),
+    ],
+)  # fmt: skip
+def test_what_is_neither_text_nor_number_is_no_text(value: object, held: str) -> None:
+    """Its repr would be asked, or be a target that no answer equals."""
+    with pytest.raises(ValueError, match=f"^{held}$"):
+        as_text(value)
+
+
+def test_a_wrong_target_names_its_row_and_column(tmp_path: Path) -> None:
+    """Of a column that may be empty, too."""
+    path = write_jsonl(tmp_path / "p.jsonl", [{"q": "one", "a": "1"}, {"q": "two", "a": ["1", "2"]}])
+    with pytest.raises(TaskError, match=r"p\.jsonl, row 2 has a value of the kind list in column 'a', where a text"):
+        load("mine", data_path=path, prompt_field="q", target_field="a")
+
+
+def test_a_missing_target_is_none_in_every_format(tmp_path: Path) -> None:
+    """Python's json writes NaN, its csv nan; neither is a target that answers are compared with."""
+    (tmp_path / "a.jsonl").write_text(json.dumps({"q": "one", "a": math.nan}), encoding="utf-8")
+    (tmp_path / "a.json").write_text(json.dumps([{"q": "one", "a": math.nan}]), encoding="utf-8")
+    with (tmp_path / "a.csv").open("w", encoding="utf-8") as file:
+        csv.writer(file).writerows([("q", "a"), ("one", math.nan)])
+    for name in ("a.jsonl", "a.json", "a.csv"):
+        (found,) = load("mine", data_path=tmp_path / name, prompt_field="q", target_field="a").problems
+        assert found.target is None
+
+
+def test_a_number_keeps_the_digits_it_was_written_with(tmp_path: Path) -> None:
+    """More than a float holds, and those of a whole number of any size."""
+    digits = ("3.14159265358979323846264338327950288", "12345678901234567890123.5", "9" * 40)
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"q": "one", "a": {d}}}\n' for d in digits), encoding="utf-8")
+    problems = load("mine", data_path=tmp_path / "a.jsonl", prompt_field="q", target_field="a").problems
+    assert tuple(problem.target for problem in problems) == digits
+
+
+def test_a_cell_may_be_as_long_as_its_file(tmp_path: Path) -> None:
+    """The csv module's own bound is 131,072 characters; it is as before afterwards, whatever came of the file."""
+    bound = csv.field_size_limit()
+    (tmp_path / "a.csv").write_text(f'q,a\n"{"x," * 200_000}",1\n', encoding="utf-8")
+    (found,) = load("mine", data_path=tmp_path / "a.csv", prompt_field="q", target_field="a").problems
+    assert len(found.prompt) == 400_000
+    (tmp_path / "b.csv").write_text("q,q\n1,2\n", encoding="utf-8")
+    with pytest.raises(TaskError):
+        load("mine", data_path=tmp_path / "b.csv", prompt_field="q")
+    assert csv.field_size_limit() == bound
+
+
+def test_a_nul_character_stays_where_it_is(tmp_path: Path) -> None:
+    """It is a character like any other."""
+    path = write_jsonl(tmp_path / "p.jsonl", [{"q": "a\0b"}])
+    assert load("mine", data_path=path, prompt_field="q").problems[0].prompt == "a\0b"
+
+
+def test_a_parquet_file_of_any_types(tmp_path: Path) -> None:
+    """Binary columns are text, short floats have the digits they were written with, null and nan are nothing."""
+    pyarrow = needs.package("pyarrow", "tasks")
+    parquet = needs.package("pyarrow.parquet", "tasks")
+    columns = {
+        "binary": pyarrow.array([b"25"], pyarrow.binary()),
+        "large": pyarrow.array([b"25"], pyarrow.large_binary()),
+        "half": pyarrow.array([np.float16(25)], pyarrow.float16()),
+        "single": pyarrow.array([0.1], pyarrow.float32()),
+        "double": pyarrow.array([25.0], pyarrow.float64()),
+        "decimal": pyarrow.array([Decimal("25.00")], pyarrow.decimal128(9, 2)),
+        "small": pyarrow.array([25], pyarrow.int8()),
+        "category": pyarrow.array(["25"]).dictionary_encode(),
+        "nan": pyarrow.array([math.nan], pyarrow.float32()),
+        "null": pyarrow.array([None], pyarrow.float16()),
+    }
+    parquet.write_table(pyarrow.table({"q": [b"one"], **columns}), tmp_path / "a.parquet")
+    targets = {
+        name: load("mine", data_path=tmp_path / "a.parquet", prompt_field="q", target_field=name).problems[0]
+        for name in columns
+    }
+    assert {problem.prompt for problem in targets.values()} == {"one"}
+    found = {name: problem.target for name, problem in targets.items()}
+    assert found == dict.fromkeys(columns, "25") | {"single": "0.1", "nan": None, "null": None}
+
+
+def test_a_parquet_file_that_python_cannot_hold_is_a_sentence(tmp_path: Path) -> None:
+    """Two columns of one name, or a moment in no year of Python's."""
+    pyarrow = needs.package("pyarrow", "tasks")
+    parquet = needs.package("pyarrow.parquet", "tasks")
+    twins = pyarrow.table([pyarrow.array(["one"]), pyarrow.array(["two"])], names=["q", "q"])
+    late = pyarrow.table({"q": ["one"], "t": pyarrow.array([2**60], pyarrow.timestamp("ms"))})
+    for table in (twins, late):
+        parquet.write_table(table, tmp_path / "a.parquet")
+        with pytest.raises(TaskError, match=r"a\.parquet is no valid parquet file \(.+\): check the file$"):
+            load("mine", data_path=tmp_path / "a.parquet", prompt_field="q")
+
+
+def test_what_a_problem_notes_can_be_written_down(tmp_path: Path) -> None:
+    """Numbers and texts of a benchmark's own columns stay; whatever else a copy holds becomes text, or is left out."""
+    name = "HuggingFaceH4/MATH-500"
+    rows = [ROWS[name], ROWS[name] | {"level": math.nan, "subject": ["x"], "unique_id": 1.5}]
+    first, second = load(name, data_path=write_jsonl(tmp_path / "rows.jsonl", rows)).problems
+    assert first.meta == {"unique_id": "a/1", "level": 1}
+    assert second.meta == {"unique_id": "1.5", "subject": "['x']"}
+    assert json.loads(json.dumps(second.meta)) == second.meta
+
+
+def test_code_keeps_its_spaces_whatever_it_came_as(tmp_path: Path) -> None:
+    """Indentation is part of a HumanEval prompt, in a binary column, too."""
+    row = ROWS["evalplus/humanevalplus"]
+    as_bytes = TASKS["evalplus/humanevalplus"].to_problem({**row, "prompt": row["prompt"].encode()}, 0)
+    assert as_bytes.prompt == row["prompt"]
 
 
 def test_without_a_target_column_nothing_is_graded(tmp_path: Path) -> None:
@@ -345,7 +474,28 @@ def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
         ("a.json", b"[", r"a\.json is no valid JSON"),
         ("a.csv", b"q,a\none,1,2\n", r"a\.csv, line 2, has more cells"),
         ("a.csv", b'q,a\n"one"x,1\n', r"a\.csv, after line 1, is no valid CSV"),
-        ("a.csv", b"q,a\n" + b"x" * 200_000 + b",1\n", r"a\.csv, after line 1, is no valid CSV"),
+        ("a.csv", b'q,a\n"' + b"x" * 200_000 + b",1\n", r"a\.csv, after line 1, is no valid CSV \(unexpected end"),
+        ("a.csv", b"q,a,q\none,1,2\n", r"a\.csv has more than one column 'q': rename all but one"),
+        ("a.csv", b"q,a\none\xff,1\n", r"a\.csv is not UTF-8 text \(invalid start byte in line 2\)"),
+        ("a.csv", b"q,a\n" + b"one,1\n" * 9999 + b"caf\xe9,1\n", r"a\.csv is not UTF-8 text \(.* in line 10001\)"),
+        ("a.csv", "q,a\none,1\n".encode("utf-16"), r"a\.csv is not UTF-8 text"),
+        ("a.jsonl.gz", gzip.compress(b'{"q": 1}\n{"q": "\xe9"}\n'), r"a\.jsonl\.gz is not UTF-8 text \(.* in line 2\)"),
+        (
+            "a.jsonl",
+            b'{"q": "one", "q": "two"}\n',
+            r"line 1, cannot be read as JSON \(the name 'q' stands twice in one object",
+        ),
+        (
+            "a.jsonl",
+            b'{"q": ["one"]}\n',
+            r"a\.jsonl, row 1 has a value of the kind list in column 'q', where a text or",
+        ),
+        ("a.jsonl", b'{"q": {"role": "user"}}\n', r"row 1 has a value of the kind dict in column 'q'"),
+        ("a.jsonl", b'{"q": Infinity}\n', r"row 1 has an infinite number in column 'q'"),
+        ("a.jsonl", b'{"q": 1e999999999}\n', r"row 1 has a number of more than 1,000 digits in column 'q'"),
+        ("a.jsonl", b'{"q": 1e-99999999999999999999}\n{"q": 1e99999999999999999999}\n', r"row 2 has an infinite num"),
+        ("a.jsonl", b'{"q": NaN}\n', r"row 1 has nothing in column 'q'"),
+        ("a.jsonl", b'{"q": "half \\ud83d"}\n', r"row 1 has half a character \(a lone surrogate\) in column 'q'"),
         ("a.csv", b"x,a\none,1\n", r"a\.csv, row 1, has no column 'q', only x, a"),
         ("a.csv", b"", r"a\.csv holds no problems"),
         ("a.jsonl.gz", b"no gzip", r"a\.jsonl\.gz cannot be read"),

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from eager import __version__
+from eager.cli.ending import Command
 
 _COMMANDS = {
     "run": ("eager.cli.run", "Answer a set of problems four ways and see what each cost."),
@@ -32,7 +33,7 @@ CONTEXT_SETTINGS: dict[str, Any] = {
 }
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Command, click.Group):
     """Knows its commands by name; imports one when it is run, so that `eager --help` stays fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

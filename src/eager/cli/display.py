@@ -20,13 +20,15 @@ class Display:
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
+        # FORCE_COLOR does not make a log a place where a line can be redrawn, and a dumb terminal is none.
+        self._can_redraw = self._console.file.isatty() and not self._console.is_dumb_terminal
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._experiment = ""
         self._started = self._shown = 0.0
         self._n_done_at_start = 0
 
     def __enter__(self) -> Display:
-        if self._console.is_terminal:
+        if self._can_redraw:
             self._live.start()
         return self
 
@@ -37,19 +39,19 @@ class Display:
 
     def say(self, text: str) -> None:
         """A line of its own."""
-        self._console.print(Text(text))
+        self._console.print(Text(text), soft_wrap=True)
 
     def show(self, experiment: str, n_done: int, n_prompts: int, progress: Progress) -> None:
         """Told after every engine step; prints rarely."""
         now = time.monotonic()
         if experiment != self._experiment:
             self._experiment, self._started, self._shown, self._n_done_at_start = experiment, now, now, n_done
-        every = _REDRAW_EVERY_SECONDS if self._console.is_terminal else _LINE_EVERY_SECONDS
+        every = _REDRAW_EVERY_SECONDS if self._can_redraw else _LINE_EVERY_SECONDS
         if now - self._shown < every:
             return
         self._shown = now
         line = Text(self._line(now - self._started, n_done, n_prompts, progress))
-        if self._console.is_terminal:
+        if self._can_redraw:
             self._live.update(line, refresh=True)
         else:
             self._console.print(line, soft_wrap=True)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eager.cli import CONTEXT_SETTINGS
+from eager.cli.ending import Command, Stopped, uninterrupted
 from eager.cli.recap import FOLDER, finish, wide_console
-from eager.cli.values import FiniteRange
-from eager.machine import cache_folder
+from eager.cli.values import FiniteRange, UserPath
+from eager.machine import NoCacheError, cache_folder
 
 if TYPE_CHECKING:
     from eager.code_eval import Checker
@@ -24,11 +25,17 @@ def _half_the_cores() -> int:
     return max(1, (os.cpu_count() or 1) // 2)
 
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_WRITABLE = click.Path(file_okay=False, path_type=Path)
+def _user_cache() -> str:
+    try:
+        return str(cache_folder())
+    except NoCacheError as error:
+        raise click.UsageError(f"{error}, or give --cache_dir") from None
 
 
-@click.command("eval-code", context_settings=CONTEXT_SETTINGS)
+_FILE = UserPath(exists=True, dir_okay=False)
+
+
+@click.command("eval-code", cls=Command, context_settings=CONTEXT_SETTINGS)
 @click.argument("folders", metavar="FOLDER...", nargs=-1, required=True, type=FOLDER)
 @click.option("--experiment", "experiments", multiple=True, help="Only this one, as eager_init_th2.2; may be repeated.")
 @click.option(
@@ -38,20 +45,25 @@ _WRITABLE = click.Path(file_okay=False, path_type=Path)
     show_envvar=True,
     help="EvalPlus's HumanEvalPlus.jsonl[.gz]; by default EvalPlus downloads it once.",
 )
-@click.option("--timeout", type=FiniteRange(0, min_open=True), default=60.0, help="The most seconds a run of a sample.")
+@click.option(
+    "--timeout",
+    type=FiniteRange(0, 86_400, min_open=True),
+    default=60.0,
+    help="The most seconds a run of a sample.",
+)
 @click.option(
     "--workers",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 1024),
     default=_half_the_cores,
     show_default="half the cores",
     help="How many samples run at once.",
 )
-@click.option("--memory_mb", type=click.IntRange(256), default=4096, help="The most memory a sample.")
+@click.option("--memory_mb", type=click.IntRange(256, 1 << 20), default=4096, help="The most memory a sample.")
 @click.option("--unsafe", is_flag=True, help="Without the sandbox: generated code runs as you, with all your rights.")
 @click.option(
     "--cache_dir",
-    type=_WRITABLE,
-    default=lambda: str(cache_folder()),
+    type=UserPath(file_okay=False),
+    default=_user_cache,
     envvar="EAGER_CACHE_DIR",
     show_envvar=True,
     show_default="~/.cache/eager",
@@ -69,6 +81,7 @@ def command(folders: tuple[Path, ...], experiments: tuple[str, ...], **options: 
 
     The code runs in bubblewrap: no network, no view of your files, limits on everything. Grades and scores are
     written back; NAME.json.before-eval keeps each result file as it was, NAME.code.jsonl says why a sample failed.
+    An experiment is written when all of it is graded: stopped before, it stays as it was.
     """
     from eager.code_eval.folder import Grading, grade_folder
     from eager.errors import EagerError
@@ -76,9 +89,12 @@ def command(folders: tuple[Path, ...], experiments: tuple[str, ...], **options: 
     outcomes: list[Outcome] = []
     try:
         with _checker(options) as checker:
-            grading = Grading(checker, options["workers"], _say)
+            grading = Grading(checker, options["workers"], _say, uninterrupted)
             for folder in folders:
                 outcomes += grade_folder(folder, experiments, grading)
+    except Stopped as stop:
+        stop.advice = "no experiment is graded in part, those before it are written: run the same command again"
+        raise
     except (EagerError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     _table(outcomes)
@@ -90,7 +106,7 @@ def _checker(options: dict[str, Any]) -> Checker:
     from eager.code_eval import Checker, Limits, ProblemSet, Sandbox, describe, environment_python, fetch_problems
 
     limits = Limits(seconds=options["timeout"], memory_mb=options["memory_mb"])
-    cache = options["cache_dir"].expanduser().absolute()
+    cache = options["cache_dir"].absolute()
     if options["unsafe"]:
         click.echo("--unsafe: generated code runs without a sandbox", err=True)
     else:
@@ -107,26 +123,23 @@ def _say(name: str, n_done: int, n_prompts: int) -> None:
 
 
 def _table(outcomes: list[Outcome]) -> None:
-    from rich.table import Table
-    from rich.text import Text
+    from eager.recap.grid import Grid
 
-    caption = "of the graded sequences; plus: base and plus tests; EvalPlus: plus, after its own sanitizing"
-    table = Table(caption=caption, caption_justify="left")
-    table.add_column("results", overflow="fold")
-    for name in ("sequences", "base", "plus", "EvalPlus", "Pass@k", "Pass rate"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("why they failed", overflow="fold")
+    numbers = ("sequences", "base", "plus", "EvalPlus", "Pass@k", "Pass rate")
+    headers = ("results", *numbers, "why they failed")
+    title = "Of the graded sequences; plus: base and plus tests; EvalPlus: plus, after its own sanitizing"
+    grid = Grid(title, headers, texts=frozenset({0, len(headers) - 1}))
     for outcome in outcomes:
         scores = outcome.scores
-        table.add_row(
-            Text(outcome.path.stem),
+        grid.rows.append((
+            outcome.path.stem,
             f"{scores.n_sequences - scores.n_ungraded:,}",
             f"{outcome.n_base:,}",
             f"{outcome.n_plus:,}",
             f"{outcome.n_evalplus:,}",
             *("none" if s.value is None else f"{s.value:.3f}" for s in (scores.pass_at_k, scores.pass_rate)),
-            Text(", ".join(f"{count} {reason}" for reason, count in outcome.reasons.most_common(4))),
-        )
-    wide_console().print(table)
+            ", ".join(f"{count} {reason}" for reason, count in outcome.reasons.most_common(4)),
+        ))  # fmt: skip
+    grid.print_on(wide_console())
     for outcome in outcomes:
         click.echo(f"wrote {outcome.path}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from eager.cli import CONTEXT_SETTINGS
+from eager.cli.ending import Command
 
 
-@click.command("tasks", context_settings=CONTEXT_SETTINGS)
+@click.command("tasks", cls=Command, context_settings=CONTEXT_SETTINGS)
 def tasks() -> None:
     """List the tasks, whose work they are, and what is missing to use them."""
     from importlib.util import find_spec
@@ -26,7 +27,7 @@ def tasks() -> None:
     click.echo("\nAny local file: --data_name NAME --data_path FILE --prompt_field COLUMN [--target_field COLUMN]")
 
 
-@click.command("engines", context_settings=CONTEXT_SETTINGS)
+@click.command("engines", cls=Command, context_settings=CONTEXT_SETTINGS)
 def engines() -> None:
     """List the engines, what is missing to use them, and whether llama.cpp's code is known to run on this processor."""
     from eager.engines import ENGINES, is_installed

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import click
 
-from eager.cli.values import CommaSeparated, FiniteFloat, FiniteOrNone, JSONObject, NameValue, TextFile
+from eager.cli.values import (
+    CommaSeparated,
+    FiniteFloat,
+    FiniteOrNone,
+    JSONObject,
+    ModelName,
+    NameValue,
+    PromptText,
+    TextFile,
+    UserPath,
+)
 from eager.engines.options_llama_cpp import LlamaCppOptions
 from eager.engines.options_vllm import VLLMOptions
 from eager.results.experiment import KINDS
 
 _EXPERIMENT_NAMES = (*KINDS, "all")
-_POSITIVE = click.IntRange(min=1)
+# Beyond what anybody counts, and within what libraries count in.
+_MOST = 10**9
+_COUNT = click.IntRange(1, _MOST)
+# What has its range elsewhere: in the core's dataclasses, or in an engine's options.
 _FINITE = FiniteFloat()
 
 
@@ -68,7 +80,10 @@ _ENGINE_OPTIONS = {
 
 _OPTIONS = [
     click.option(
-        "--model_name", required=True, help="'demo', the path of a .gguf file, owner/repo:quant, or what vLLM serves."
+        "--model_name",
+        type=ModelName(),
+        required=True,
+        help="'demo', the path of a .gguf file, owner/repo:quant, or what vLLM serves.",
     ),
     click.option("--data_name", required=True, help="A task (see eager tasks), or any name together with --data_path."),
     click.option("--engine", default="llama_cpp", help="What runs the model (see eager engines)."),
@@ -78,7 +93,9 @@ _OPTIONS = [
         default="all",
         help="What to run, in this order; all: the paper's, without eager_vote.",
     ),
-    click.option("--max_sequences", type=_POSITIVE, default=32, help="M: the most sequences a prompt."),
+    click.option(
+        "--max_sequences", type=click.IntRange(1, 100_000), default=32, help="M: the most sequences a prompt."
+    ),
     click.option(
         "--entropy_threshold",
         type=CommaSeparated(_FINITE),
@@ -92,17 +109,26 @@ _OPTIONS = [
         help="Of sampling; the entropy is always that of the raw distribution.",
     ),
     click.option("--top_p", type=_FINITE, default=1.0, help="Sample from the fewest tokens with this share."),
-    click.option("--top_k", type=int, default=0, help="Sample from so many most likely tokens; 0 for all."),
+    click.option(
+        "--top_k",
+        type=click.IntRange(0, _MOST),
+        default=0,
+        help="Sample from so many most likely tokens; 0 for all.",
+    ),
     click.option(
         "--min_p",
         type=_FINITE,
         default=0.0,
         help="Sample from tokens at least this likely relative to the most likely.",
     ),
-    click.option("--seed", type=int, default=55, help="Every draw comes from (seed, prompt, sequence, position)."),
+    # 64 bits, of which every draw is made.
     click.option(
-        "--max_tokens", type=_POSITIVE, help="The most tokens a sequence; by default what the context allows."
+        "--seed",
+        type=click.IntRange(-(2**63), 2**63 - 1),
+        default=55,
+        help="Every draw comes from (seed, prompt, sequence, position).",
     ),
+    click.option("--max_tokens", type=_COUNT, help="The most tokens a sequence; by default what the context allows."),
     click.option(
         "--branch_rule", type=click.Choice(("top2", "distinct", "sample")), default="top2", help="How a branch splits."
     ),
@@ -115,7 +141,7 @@ _OPTIONS = [
     ),
     click.option(
         "--max_tokens_without_branch",
-        type=_POSITIVE,
+        type=_COUNT,
         default=1000,
         help="A tree that has not branched for so long stops trying.",
     ),
@@ -132,7 +158,7 @@ _OPTIONS = [
     ),
     click.option(
         "--stop_after",
-        type=_POSITIVE,
+        type=_COUNT,
         help="End a tree when so many of its sequences have ended, the shortest ones; the others are cut.",
     ),
     click.option(
@@ -141,19 +167,23 @@ _OPTIONS = [
         help="How certain a majority must be for eager_vote, by default 0.95; where given, it ends trees of eager_init"
         " that are as certain.",
     ),
-    click.option(
-        "--output_dir", type=click.Path(path_type=Path), help="By default outputs/{model}/{data}/{timestamp}."
-    ),
+    click.option("--output_dir", type=UserPath(), help="By default outputs/{model}/{data}/{timestamp}."),
     click.option(
         "--data_path",
-        type=click.Path(path_type=Path),
+        type=UserPath(),
         help="A local .jsonl, .csv or .parquet file in place of the hub.",
     ),
     click.option("--prompt_field", help="The column of --data_path that holds the problems."),
     click.option("--target_field", help="The column of --data_path that holds the answers."),
-    click.option("--limit", type=_POSITIVE, help="Only the first problems."),
     click.option(
-        "--instruction", help="In place of the task's own; goes after the problem, or around it as {problem}."
+        "--limit",
+        type=_COUNT,
+        help="Only the first problems; a folder keeps their number (docs/results.md says why).",
+    ),
+    click.option(
+        "--instruction",
+        type=PromptText(),
+        help="In place of the task's own; goes after the problem, or around it as {problem}.",
     ),
     click.option(
         "--prompt_style",
@@ -168,7 +198,9 @@ _OPTIONS = [
         help="Record the entropies of parallel, too; the others need them to branch.",
     ),
     click.option("--notes", default="", help="Kept in the result files."),
-    click.option("--system_prompt", help="Asked before everything else, as the chat's system message."),
+    click.option(
+        "--system_prompt", type=PromptText(), help="Asked before everything else, as the chat's system message."
+    ),
     *_ENGINE_OPTIONS.values(),
     click.option(
         "--engine_option",

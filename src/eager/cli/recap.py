@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 import click
 
 from eager.cli import CONTEXT_SETTINGS
+from eager.cli.ending import Command
+from eager.cli.streams import width
+from eager.cli.values import UserPath
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Tables that a file or another program reads are not folded to the 80 columns of an unknown terminal.
-_WIDTH_WITHOUT_TERMINAL = 160
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FOLDER = UserPath(exists=True, file_okay=False)
 
 
-@click.command("recap", context_settings=CONTEXT_SETTINGS)
+@click.command("recap", cls=Command, context_settings=CONTEXT_SETTINGS)
 @click.argument("folders", metavar="FOLDER...", nargs=-1, required=True, type=FOLDER)
 @click.option("--json", "form", flag_value="json", help="Print everything as JSON, for machines.")
 @click.option("--csv", "form", flag_value="csv", help="Print a line a number as CSV, for machines.")
@@ -48,13 +49,11 @@ def command(folders: tuple[Path, ...], form: str | None, large: bool) -> None:
 
 
 def wide_console() -> Console:
-    """Standard output, wide enough for a table."""
+    """Standard output, as wide as it is; wide enough for a table where nobody says."""
     from rich.console import Console
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = _WIDTH_WITHOUT_TERMINAL
-    return console
+    # With a height, too: without one rich takes any dumb terminal for 80 columns wide.
+    return Console(highlight=False, width=width(), height=25)
 
 
 def require(*modules: str) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from eager.cli import CONTEXT_SETTINGS
+from eager.cli.ending import Command
 from eager.cli.recap import FOLDER, finish, require
+from eager.cli.values import UserPath
 
 
-@click.command("report", context_settings=CONTEXT_SETTINGS)
+@click.command("report", cls=Command, context_settings=CONTEXT_SETTINGS)
 @click.argument("folders", metavar="FOLDER...", nargs=-1, required=True, type=FOLDER)
 @click.option(
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=UserPath(dir_okay=False),
     show_default="report.html in the folder; here, if there are several",
     help="The page to write; the plots go into a folder beside it, named like it.",
 )
@@ -25,7 +30,9 @@ def command(folders: tuple[Path, ...], output: Path | None) -> None:
     """
     require("jinja2", "matplotlib")
     from eager.errors import EagerError
-    from eager.report import write_report
+
+    with _elsewhere():
+        from eager.report import write_report
 
     home = folders[0] if len(folders) == 1 else Path()
     try:
@@ -36,3 +43,15 @@ def command(folders: tuple[Path, ...], output: Path | None) -> None:
     click.echo(f"wrote {report.page} ({size / 2**20:.1f} MB)")
     click.echo(f"wrote {len(report.plots)} plots in {report.plots[0].parent}")
     finish(report.comparison.findings.problems)
+
+
+@contextmanager
+def _elsewhere() -> Iterator[None]:
+    """Out of the current folder meanwhile: matplotlib, when it is imported, reads a matplotlibrc that lies there."""
+    here = os.open(os.curdir, getattr(os, "O_PATH", os.O_RDONLY))
+    try:
+        os.chdir(os.sep)
+        yield
+    finally:
+        os.fchdir(here)
+        os.close(here)

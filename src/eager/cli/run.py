@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,24 +10,24 @@ import click
 
 from eager import __version__
 from eager.cli import CONTEXT_SETTINGS
+from eager.cli.ending import Command, Stopped
 from eager.cli.options import given_to_engine, run_options
 
 if TYPE_CHECKING:
     from eager.engines import EngineOptions
-    from eager.experiments import RunPlan
+    from eager.experiments import Run, RunPlan
     from eager.results.scores import ExperimentResult
+    from eager.store.journal import Journal
     from eager.tasks import LoadedTask
 
-_INTERRUPTED = 130
 
-
-@click.command("run", context_settings=CONTEXT_SETTINGS)
+@click.command("run", cls=Command, context_settings=CONTEXT_SETTINGS)
 @run_options
-@click.pass_context
-def command(ctx: click.Context, /, **options: Any) -> None:
+def command(**options: Any) -> None:
     """Answer a set of problems and see what each way of sampling cost and how well it did.
 
     Every finished prompt is kept at once: run the same command with the same --output_dir again to go on after a stop.
+    Ctrl-C, SIGTERM and SIGHUP end a run with its results written; a second one ends it at once.
     """
     from eager.engines import EngineError, engine_options
     from eager.errors import EagerError
@@ -36,18 +35,14 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 
     given = given_to_engine(options)
     try:
-        engine = engine_options(options["engine"], given)
+        engine = engine_options(options["engine"], given, options["model_name"])
         plan, task = _plan(options), _task(options)
     except (EngineError, TaskError, ValueError) as error:
         raise click.UsageError(str(error)) from None
-    options["output_dir"] = options["output_dir"] or _default_folder(options)
     try:
         _run(plan, task, options, engine, given)
     except EagerError as error:
         raise click.ClickException(str(error)) from None
-    except KeyboardInterrupt:
-        click.echo(f"stopped; the same command with --output_dir {options['output_dir']} goes on from here", err=True)
-        ctx.exit(_INTERRUPTED)
 
 
 def _plan(options: dict[str, Any]) -> RunPlan:
@@ -77,38 +72,72 @@ def _task(options: dict[str, Any]) -> LoadedTask:
     return load(options["data_name"], **{name: options[name] for name in asked})
 
 
-def _default_folder(options: dict[str, Any]) -> Path:
-    model = Path(options["model_name"]).name.replace(":", "_")
-    return Path("outputs") / model / Path(options["data_name"]).name / time.strftime("%Y-%m-%d_%H-%M-%S")
-
-
 def _run(
     plan: RunPlan, task: LoadedTask, options: dict[str, Any], engine_options: EngineOptions, given: dict[str, Any]
 ) -> None:
+    from eager.cli.place import default_folder, has_finished_prompts, how_to_go_on, open_journal
+    from eager.errors import EagerError
+    from eager.experiments import settings_of
+
+    settings = settings_of(plan, task, _bound(options, engine_options))
+    default = default_folder(options["model_name"], options["data_name"])
+    with open_journal(options["output_dir"], default, settings) as journal:
+        try:
+            _answer(plan, task, journal, options, engine_options, given)
+        except Stopped as stop:
+            stop.advice = how_to_go_on(journal.folder)
+            raise
+        except EagerError as error:
+            if options["output_dir"] is not None or not has_finished_prompts(journal.folder):
+                raise
+            # The same command would begin anew: it does not know the folder.
+            raise click.ClickException(f"{error}; {how_to_go_on(journal.folder)}") from None
+
+
+def _answer(
+    plan: RunPlan,
+    task: LoadedTask,
+    journal: Journal,
+    options: dict[str, Any],
+    engine_options: EngineOptions,
+    given: dict[str, Any],
+) -> None:
     from eager.cli.display import Display
     from eager.engines import load_engine
-    from eager.experiments import Run, settings_of
+    from eager.experiments import Run
     from eager.grading import MathGrader
-    from eager.store.journal import Journal
 
     display = Display()
-    settings = settings_of(plan, task, _bound(options, engine_options))
-    with closing(Journal(options["output_dir"], settings)) as journal, MathGrader() as grader:
+    with ExitStack() as stack:
+        grader = stack.enter_context(MathGrader())
         if task.task.answer_kind == "math":
             grader.check()  # what it lacks is better known before a model is loaded
         display.say(f"loading {options['model_name']} with {options['engine']}")
         engine = load_engine(options["engine"], options["model_name"], **given)
-        with ExitStack() as stack:
-            stack.callback(engine.shutdown)
-            versions = {"eager-gen": __version__, **engine.versions()}
-            about = {"notes": options["notes"], "versions": versions, "engine_options": engine_options.about()}
-            journal.append_about(about)
-            results: list[ExperimentResult] = []
-            # However the run ends, what was finished is shown; the display has gone by then.
-            stack.callback(_show, results, options["output_dir"])
-            stack.enter_context(display)
-            for result in Run(plan, engine, task, journal, grader, display.show).run():
-                results.append(result)  # noqa: PERF402 - each counts as soon as it is there
+        stack.callback(engine.shutdown)
+        versions = {"eager-gen": __version__, **engine.versions()}
+        about = {"notes": options["notes"], "versions": versions, "engine_options": engine_options.about()}
+        journal.append_about(about)
+        run = Run(plan, engine, task, journal, grader, display.show)
+        results: list[ExperimentResult] = []
+        # However the run ends, what was finished is written and shown; the display has gone by then.
+        stack.callback(_show, results, journal.folder)
+        stack.push(lambda kind, error, trace: _write(run, error))
+        stack.enter_context(display)
+        for result in run.run():
+            results.append(result)  # noqa: PERF402 - each counts as soon as it is there
+
+
+def _write(run: Run, ended_by: BaseException | None) -> None:
+    """Write what has been finished since the last write; where the folder itself is what failed, that was said."""
+    from eager.errors import EagerError
+    from eager.store.journal import StoreError
+
+    try:
+        run.write_finished()
+    except EagerError as error:
+        if not isinstance(ended_by, StoreError):
+            click.echo(f"Error: {error}", err=True)
 
 
 def _bound(options: dict[str, Any], engine: EngineOptions) -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""Kinds of values on the command line: finite numbers, lists, JSON, a file of text."""
+"""Kinds of values on the command line: finite numbers, lists, JSON, paths, a file of text."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,44 @@ class NameValue(click.ParamType[tuple[str, Any]]):
         return name.strip().replace("-", "_"), found
 
 
+class UserPath(click.Path):
+    """A path, which may begin with ~: shells leave that as it is in --name=~/file."""
+
+    def __init__(self, *, exists: bool = False, file_okay: bool = True, dir_okay: bool = True) -> None:
+        super().__init__(exists=exists, file_okay=file_okay, dir_okay=dir_okay, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(user_path(os.fspath(value)), param, ctx)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class ModelName(click.ParamType[str]):
+    """A model's name or path, kept as it was given."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            user_path(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+
+class PromptText(click.ParamType[str]):
+    """A text that models are to read."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if not text.isascii() and text.encode("utf-8", "replace").decode() != text:
+            self.fail(f"{text!r} is not UTF-8, as the rest of a prompt is: write it so", param, ctx)
+        return text
+
+
 class TextFile(click.ParamType[str]):
     """A file, read as text."""
 
@@ -101,14 +140,28 @@ class TextFile(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
-            text = Path(value).expanduser().read_text(encoding="utf-8")
+            text = user_path(value).read_text(encoding="utf-8")
         except OSError as error:
             self.fail(f"'{value}' cannot be read ({error.strerror}): give the path of a text file", param, ctx)
         except UnicodeDecodeError:
             self.fail(f"'{value}' is not UTF-8: give the path of a text file", param, ctx)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
         if not text.strip():
             self.fail(f"'{value}' is empty: give the path of a file with something in it", param, ctx)
         return text
+
+
+def user_path(text: str) -> Path:
+    """The path that `text` names, a leading ~ replaced. ValueError with a sentence where it can name none."""
+    if not text:
+        raise ValueError("it is empty, as an unset variable is: give one, or leave the option out")
+    if "\0" in text:
+        raise ValueError(f"{text!r} holds a NUL character, which no path can: correct it")
+    path = Path(os.path.expanduser(text))
+    if path.parts[:1] == Path(text).parts[:1] and text.startswith("~"):
+        raise ValueError(f"no home folder is known for '{path.parts[0]}': write the path out, or ./{text}")
+    return path
 
 
 def from_json(text: str) -> Any:

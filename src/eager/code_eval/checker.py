@@ -94,6 +94,10 @@ class Checker:
     ) -> None:
         self._judge.close()
 
+    def stop(self) -> None:
+        """End the programs under way, and run no others."""
+        self._sandbox.stop()
+
     def check_text(self, problem: CodeProblem, text: str) -> Verdict:
         """Grade the program in what a model wrote."""
         answer = answer_in(text)

@@ -44,6 +44,7 @@ _DESCRIBE = (
     "print(json.dumps([os.path.realpath(sys.executable), sys.base_prefix, sysconfig.get_path('purelib')]))"
 )
 _CHECK = "from evalplus import sanitize; from evalplus.eval import untrusted_check"
+_GIVE = f"give --evalplus_python a Python that has {EVALPLUS}"
 _PYTHON = Path("bin", "python")
 _INSTALL_SECONDS = 900.0
 _START_SECONDS = 120.0
@@ -62,14 +63,23 @@ def environment_python(cache: Path, say: Callable[[str], None]) -> Path:
         # A link that leads nowhere (its Python is gone) does not exist.
         return made_once(folder, make, lambda folder: (folder / _PYTHON).exists()) / _PYTHON
     except OSError as error:
-        raise CodeEvalError(f"EvalPlus cannot be installed in '{folder}' ({error.strerror}): make room") from None
+        reason = f"EvalPlus cannot be installed in '{folder}' ({error.strerror})"
+        raise CodeEvalError(f"{reason}: make room, or give another --cache_dir") from None
 
 
 def describe(python: Path) -> Interpreter:
     """What the sandbox needs to know of `python`. CodeEvalError where EvalPlus cannot be used there."""
-    said = _run([str(python), "-I", "-c", f"{_CHECK}; {_DESCRIBE}"], _START_SECONDS, "EvalPlus does not run")
-    executable, base_prefix, packages = json.loads(said.splitlines()[-1])
-    return Interpreter(executable, base_prefix, packages)
+    command = [str(python), "-I", "-c", f"{_CHECK}; {_DESCRIBE}"]
+    return _parsed(_run(command, _START_SECONDS, f"EvalPlus does not run with '{python}'"), python)
+
+
+def _parsed(said: str, python: Path) -> Interpreter:
+    """What _DESCRIBE printed."""
+    try:
+        executable, base_prefix, packages = json.loads(said.strip().splitlines()[-1])
+        return Interpreter(str(executable), str(base_prefix), str(packages))
+    except (ValueError, TypeError, IndexError):
+        raise CodeEvalError(f"'{python}' is no Python ({last_line(said)}): {_GIVE}") from None
 
 
 def _make(folder: Path) -> None:
@@ -78,13 +88,9 @@ def _make(folder: Path) -> None:
     python = str(folder / _PYTHON)
     pip = [python, "-I", "-m", "pip", "--quiet", "--no-input", "--disable-pip-version-check"]
     _run([*pip, "install", "--no-deps", *REQUIREMENTS], _INSTALL_SECONDS, "EvalPlus could not be installed")
-    (Path(_packages(python)) / "datasets.py").write_text(_STAND_IN, encoding="utf-8")
+    made = _parsed(_run([python, "-I", "-c", _DESCRIBE], _START_SECONDS, "Python does not run"), Path(python))
+    (Path(made.packages) / "datasets.py").write_text(_STAND_IN, encoding="utf-8")
     describe(Path(python))  # it works, before it is there
-
-
-def _packages(python: str) -> str:
-    """Where `python` installs."""
-    return str(json.loads(_run([python, "-I", "-c", _DESCRIBE], _START_SECONDS, "Python does not run"))[2])
 
 
 def _run(command: list[str], seconds: float, fault: str) -> str:
@@ -93,8 +99,10 @@ def _run(command: list[str], seconds: float, fault: str) -> str:
         done = subprocess.run(
             command,
             check=False,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=seconds,
             umask=0o022,
             env=environment_without("PYTHON"),  # what would lead Python out of its environment; pip's own stay
@@ -102,10 +110,10 @@ def _run(command: list[str], seconds: float, fault: str) -> str:
     except subprocess.TimeoutExpired:
         raise CodeEvalError(f"{fault}: it did not end in {seconds:.0f} s") from None
     except OSError as error:
-        raise CodeEvalError(f"{fault} ({error.strerror}): '{command[0]}'") from None
+        raise CodeEvalError(f"{fault}: '{command[0]}' cannot be started ({error.strerror}); {_GIVE}") from None
     if done.returncode != 0:
         raise CodeEvalError(
             f"{fault} ({last_line(done.stderr or done.stdout)}): with network access it installs itself;"
-            f" without, give --evalplus_python a Python that has {EVALPLUS}"
+            f" without, {_GIVE}"
         )
     return done.stdout

@@ -7,7 +7,7 @@ import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence as Seq
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -54,27 +54,31 @@ class Judged:
 
 @dataclass
 class Grading:
-    """How to grade, and what a reader should know: `problems` gathers a sentence for all that could not be graded."""
+    """How to grade, and what a reader should know: `problems` gathers a sentence for all that could not be graded.
+
+    The grades of an experiment are written in a block of `uninterrupted`.
+    """
 
     checker: Checker
     n_workers: int
     say: Callable[[str, int, int], None]
+    uninterrupted: Callable[[], AbstractContextManager[None]] = nullcontext
     problems: list[str] = field(default_factory=list)
 
     def judge(self, results: Results) -> list[Judged]:
         """The experiment's prompts that are problems; several texts at once, few prompts in memory."""
         waiting: deque[tuple[int, str | None, list[Future[Verdict] | None]]] = deque()
         judged: list[Judged | None] = []
-        with ThreadPoolExecutor(self.n_workers) as pool:
-            try:
-                for record in results.records():
-                    waiting.append(self._submit(pool, results, record))
-                    if len(waiting) > 2 * self.n_workers:
-                        judged.append(self._finish(waiting, results, len(judged) + 1))
-                while waiting:
+        with ThreadPoolExecutor(self.n_workers) as pool, ExitStack() as on_leaving:
+            on_leaving.callback(pool.shutdown, wait=True, cancel_futures=True)
+            on_leaving.callback(self.checker.stop)  # a program may take its time, and nobody waits for it any more
+            for record in results.records():
+                waiting.append(self._submit(pool, results, record))
+                if len(waiting) > 2 * self.n_workers:
                     judged.append(self._finish(waiting, results, len(judged) + 1))
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+            while waiting:
+                judged.append(self._finish(waiting, results, len(judged) + 1))
+            on_leaving.pop_all()
         return [one for one in judged if one is not None]
 
     def _submit(
@@ -119,7 +123,8 @@ def grade_folder(folder: Path, wanted: Seq[str], grading: Grading) -> list[Outco
         for results in chosen:
             judged = grading.judge(results)
             if judged and results.is_whole:  # a damaged file stays as it is
-                outcomes.append(_write(results, judged, Regrader(grader, may_fall_back=False)))
+                with grading.uninterrupted():
+                    outcomes.append(_write(results, judged, Regrader(grader, may_fall_back=False)))
         if outcomes:
             _rewrite_dependents(everything, chosen, Regrader(grader, may_fall_back=False))
     grading.problems.extend(findings.problems)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,9 +89,8 @@ class ProblemSet:
         """CodeEvalError where the canonical solution does not answer every input."""
         name = problem.task_id.replace("/", "_")
         key, times = self._cache / f"{name}.key.json.gz", self._cache / f"{name}.times.json"
-        try:
-            kept = json.loads(times.read_bytes())
-        except (OSError, ValueError):
+        kept = _kept(times) if key.is_file() else None
+        if kept is None:
             answers, kept = _compute(problem, sandbox)
             held = {"entry_point": problem.entry_point, "atol": problem.atol, "inputs": problem.inputs}
             _keep(key, gzip.compress(json.dumps({**held, "answers": answers}).encode("ascii"), compresslevel=1))
@@ -128,7 +128,7 @@ def _read(path: Path) -> bytes:
     try:
         data = path.read_bytes()
         return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise CodeEvalError(f"the problems '{path}' cannot be read ({error}): {_GIVE}") from None
 
 
@@ -144,7 +144,10 @@ def _parse(data: bytes, path: Path) -> list[CodeProblem]:
             if missing:
                 why = f"no '{missing[0]}' (the hub's copy lacks EvalPlus's inputs)"
                 raise CodeEvalError(f"'{path}', line {number}: {why}; {_GIVE}")
-            problems.append(_problem(row))
+            try:
+                problems.append(_problem(row))
+            except (TypeError, ValueError) as error:
+                raise CodeEvalError(f"'{path}', line {number}: {error}; {_GIVE}") from None
     if not problems:
         raise CodeEvalError(f"'{path}' holds no problem: {_GIVE}")
     return problems
@@ -179,6 +182,15 @@ def _compute(problem: CodeProblem, sandbox: Sandbox) -> tuple[dict[str, list[Any
     answers = {suite: [line["value"] for line in lines if line["suite"] == suite] for suite in SUITES}
     seconds = {suite: [line["seconds"] for line in lines if line["suite"] == suite] for suite in SUITES}
     return answers, {"seconds": seconds, "n_bytes": len(ran.answers)}
+
+
+def _kept(times: Path) -> dict[str, Any] | None:
+    """What was computed once; None where nothing is, or nothing of use."""
+    try:
+        kept = json.loads(times.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return kept if isinstance(kept, dict) and {"seconds", "n_bytes"} <= kept.keys() else None
 
 
 def _keep(path: Path, data: bytes) -> None:

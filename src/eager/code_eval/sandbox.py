@@ -15,10 +15,12 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import IO, Any, Literal, TypeAlias
 
 from eager.errors import EagerError, last_line
 
@@ -86,7 +88,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         if self.seconds <= 0:
-            raise ValueError(f"the timeout must be above 0 seconds, got {self.seconds:g}")
+            raise ValueError(f"the timeout must be above 0 seconds, got {self.seconds!r}")
         if self.memory_mb < 256:
             raise ValueError(f"the memory limit must be at least 256 MB, as Python needs that, got {self.memory_mb}")
 
@@ -131,6 +133,9 @@ class Sandbox:
         self.limits = limits
         self._interpreter = interpreter
         self._mode: _Mode = "unsafe"
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._is_stopped = False
         if is_safe:
             _check_interpreter(interpreter)
             self._bwrap = Sandbox.require()
@@ -154,11 +159,37 @@ class Sandbox:
             raise CodeEvalError(f"Python did not start in {ran.seconds:.0f} s: use fewer --workers, a longer --timeout")
         raise CodeEvalError(f"a sandbox did not start ({last_line(printed.decode('utf-8', 'replace'))}): {_OR_UNSAFE}")
 
+    def stop(self) -> None:
+        """End the programs that are being run, as if they had ended themselves, and start no others."""
+        with self._lock:
+            self._is_stopped = True
+            for process in self._running:
+                _kill(process)
+
     def _run(self, job: Job, seconds: float, mode: _Mode) -> tuple[Ran, bytes]:
+        try:
+            return self._run_in(job, seconds, mode)
+        except OSError as error:
+            where = f"'{error.filename}': {error.strerror}" if error.filename else error.strerror or str(error)
+            remedy = "make room in memory and for temporary files (TMPDIR), or use fewer --workers"
+            raise CodeEvalError(f"a program cannot be run ({where}): {remedy}") from None
+
+    def _run_in(self, job: Job, seconds: float, mode: _Mode) -> tuple[Ran, bytes]:
+        """Raises OSError where files or processes cannot be had."""
         with tempfile.TemporaryFile() as task, tempfile.TemporaryDirectory() as folder:
             task.write(json.dumps(self._task(job, seconds, mode)).encode())
             task.seek(0)
             began = time.monotonic()
+            with self._running_process(mode, task, folder) as process:
+                answers, printed, ending = _read(process, began + seconds, job.answer_bytes, self.limits.printed_bytes)
+        return Ran(answers, ending, time.monotonic() - began), printed
+
+    @contextlib.contextmanager
+    def _running_process(self, mode: _Mode, task: IO[bytes], folder: str) -> Iterator[subprocess.Popen[bytes]]:
+        """The guest; gone after the block, whatever it started."""
+        with self._lock:
+            if self._is_stopped:
+                raise CodeEvalError("the evaluation was stopped: run it again")
             process = subprocess.Popen(
                 self._command(mode),
                 stdin=task,
@@ -169,11 +200,13 @@ class Sandbox:
                 start_new_session=True,
                 umask=0o022,
             )
-            try:
-                answers, printed, ending = _read(process, began + seconds, job.answer_bytes, self.limits.printed_bytes)
-            finally:
-                _end(process)
-        return Ran(answers, ending, time.monotonic() - began), printed
+            self._running.add(process)
+        try:
+            yield process
+        finally:
+            with self._lock:
+                self._running.discard(process)
+            _end(process)
 
     def _task(self, job: Job, seconds: float, mode: _Mode) -> dict[str, Any]:
         limits = self.limits
@@ -215,7 +248,11 @@ class Sandbox:
 
 
 def _check_interpreter(interpreter: Interpreter) -> None:
-    home, base = Path.home().resolve(), Path(interpreter.base_prefix).resolve()
+    base = Path(interpreter.base_prefix).resolve()
+    try:
+        home = Path.home().resolve()
+    except RuntimeError:  # there is none to be kept from view
+        return
     if base == home or base in home.parents:
         raise CodeEvalError(f"the Python in '{base}' cannot be shown without the home folder: use another Python")
 
@@ -285,10 +322,14 @@ def _read(
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill what is left: bwrap's end is the end of its process namespace, and so of everything in it."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    _kill(process)
     process.wait()
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.close()
     process.stderr.close()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

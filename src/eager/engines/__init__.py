@@ -18,13 +18,14 @@ from eager.engines.options_vllm import VLLMOptions
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """Where an engine lives, the class of its options, what it needs and how to get that."""
+    """Where an engine lives, the class of its options, what it needs and how to get that, with model demo or not."""
 
     module: str
     class_name: str
     options: type[EngineOptions]
     needs: str | None
     extra: str | None
+    demo_extra: str | None
     summary: str
 
 
@@ -35,6 +36,7 @@ ENGINES: dict[str, EngineInfo] = {
         LlamaCppOptions,
         "llama_cpp",
         "llama-cpp",
+        "demo",
         "GGUF models on this machine; the default",
     ),
     "vllm": EngineInfo(
@@ -43,12 +45,14 @@ ENGINES: dict[str, EngineInfo] = {
         VLLMOptions,
         "vllm",
         "vllm",
+        "vllm,vllm-demo",
         "any model vLLM serves, in process, on GPU or CPU",
     ),
     "scripted": EngineInfo(
         "eager.engines.scripted",
         "ScriptedEngine",
         ScriptedOptions,
+        None,
         None,
         None,
         "a tiny made-up model, for tests and trials of the surface",
@@ -62,15 +66,18 @@ def is_installed(name: str) -> bool:
     return needs is None or find_spec(needs) is not None
 
 
-def engine_options(name: str, given: Mapping[str, Any]) -> EngineOptions:
+def engine_options(name: str, given: Mapping[str, Any], model_name: str | None = None) -> EngineOptions:
     """The options of engine `name` for what was given, checked before anything is loaded.
 
     Raises EngineError where the engine is unknown or not installed, or an option is unknown, refused or out of range.
+    For a model that comes with an extra of its own, the error names that extra.
     """
     if name not in ENGINES:
         raise EngineError(f"unknown engine '{name}': choose from {', '.join(ENGINES)}")
     if not is_installed(name):
-        raise EngineError(f"engine '{name}' is not installed: pip install 'eager-gen[{ENGINES[name].extra}]'")
+        info = ENGINES[name]
+        extra = info.demo_extra if model_name == "demo" else info.extra
+        raise EngineError(f"engine '{name}' is not installed: pip install 'eager-gen[{extra}]'")
     return ENGINES[name].options.of(given)
 
 
@@ -79,7 +86,7 @@ def load_engine(name: str, model_name: str, **options: Any) -> Engine:
 
     Raises EngineError, naming the remedy, where it is unknown, not installed, does not know an option or cannot start.
     """
-    engine_options(name, options)
+    engine_options(name, options, model_name)
     info = ENGINES[name]
     if info.needs == "llama_cpp":
         ensure_llama_cpp_runs()  # before its import, which may be what it dies of

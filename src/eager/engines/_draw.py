@@ -1,7 +1,7 @@
 """Draws tokens and finds the K best from rows of logits, in numpy.
 
-Two facts make this cheap next to a decode. The K largest of a row lie in the K blocks with the largest maxima, so
-one pass for block maxima bounds the K-th value from below and few candidates remain to be sorted. And an inverse-CDF
+Two facts make this cheap next to a decode. The K largest of a row lie in the K groups with the largest maxima, so one
+pass for the groups' maxima bounds the K-th value from below and few candidates remain to be sorted. And an inverse-CDF
 draw needs cumulative sums of blocks and then of one block only.
 """
 
@@ -35,16 +35,31 @@ def best_k(rows: Seq[Floats], k: int = ENTROPY_TOP_K) -> tuple[npt.NDArray[np.in
 def _best_k_of_row(row: Floats, k: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     ids = _top_ids(row, k)
     top = row[ids[0]]
-    log_total = np.log(np.exp(row - top).sum(dtype=np.float64))
+    log_total = np.log(_block_sums(np.exp(row - top)).sum(dtype=np.float64))
     return ids, row[ids].astype(np.float64) - float(top) - log_total
 
 
 def _top_ids(row: Floats, k: int) -> npt.NDArray[np.int64]:
     """The ids of the k largest values, largest first, equal ones by id."""
-    maxima = _per_block(row, np.maximum)
-    floor = np.partition(maxima, -k)[-k] if len(maxima) > k else row.min()
-    candidates = np.flatnonzero(row >= floor)
+    candidates = _candidates(row, k)
     return candidates[np.argsort(-row[candidates], kind="stable")[:k]]
+
+
+def _candidates(row: Floats, k: int) -> npt.NDArray[np.int64]:
+    """Ids, in order, of some values that hold the k largest.
+
+    Of n groups each is every n-th value: their maxima are those of whole slices, the fastest for numpy.
+    """
+    n_groups = len(row) // _BLOCK
+    if n_groups <= k:
+        return np.arange(len(row))
+    whole = n_groups * _BLOCK
+    groups = row[:whole].reshape(_BLOCK, n_groups)
+    maxima = groups.max(axis=0)
+    floor = np.partition(maxima, -k)[-k]
+    promising = np.flatnonzero(maxima >= floor)
+    members, columns = np.nonzero(groups[:, promising] >= floor)
+    return np.append(members * n_groups + promising[columns], whole + np.flatnonzero(row[whole:] >= floor))
 
 
 def draw(row: Floats, sampling: SamplingParams, u: float) -> int:
@@ -76,7 +91,7 @@ def _keep_top_p(weights: Floats, top_p: float) -> None:
 
 
 def _inverse_cdf(weights: Floats, u: float) -> int:
-    sums = np.cumsum(_per_block(weights, np.add), dtype=np.float64)
+    sums = np.cumsum(_block_sums(weights), dtype=np.float64)
     target = u * sums[-1]
     block = min(int(np.searchsorted(sums, target, side="right")), len(sums) - 1)
     start = block * _BLOCK
@@ -87,10 +102,11 @@ def _inverse_cdf(weights: Floats, u: float) -> int:
     return start + offset
 
 
-def _per_block(row: Floats, combine: np.ufunc) -> Floats:
-    """`combine` over consecutive blocks of the row, the last one possibly shorter."""
+def _block_sums(row: Floats) -> Floats:
+    """Sums of consecutive blocks of the row, the last one possibly shorter."""
     whole = len(row) // _BLOCK * _BLOCK
-    blocks: Floats = combine.reduce(row[:whole].reshape(-1, _BLOCK), axis=1)
+    # numpy's own sum over a short last axis takes four times as long.
+    sums: Floats = np.einsum("ij->i", row[:whole].reshape(-1, _BLOCK))
     if whole == len(row):
-        return blocks
-    return np.append(blocks, combine.reduce(row[whole:])).astype(np.float32, copy=False)
+        return sums
+    return np.append(sums, row[whole:].sum(dtype=np.float32))

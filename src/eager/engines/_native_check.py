@@ -22,7 +22,7 @@ from pathlib import Path
 from eager.child import isolated
 from eager.engines._native_probe import IMPORTED, write_tiny_gguf
 from eager.engines.base import EngineError
-from eager.machine import NO_AMX, cache_folder, is_x86_64, this_processor
+from eager.machine import NO_AMX, NoCacheError, cache_folder, is_x86_64, this_processor
 
 RUNS = "runs"
 _PACKAGE = "llama-cpp-python"
@@ -61,7 +61,7 @@ def ensure_llama_cpp_runs() -> None:
 
 def remembered() -> str | None:
     """RUNS, or the signal that this build died from on this processor; None if it was not tried yet."""
-    with suppress(OSError, RuntimeError):
+    with suppress(OSError, NoCacheError):
         outcome = _memory().read_text(encoding="ascii", errors="replace")
         if outcome == RUNS or outcome in signal.Signals.__members__:
             return outcome
@@ -98,13 +98,13 @@ def _try_it() -> tuple[int | None, str, str]:
 
 def _remember(outcome: str) -> None:
     """Where the cache cannot be written, the check is made again next time."""
-    with suppress(OSError, RuntimeError):
+    with suppress(OSError, NoCacheError):
         _memory().parent.mkdir(parents=True, exist_ok=True)
         _memory().write_text(outcome, encoding="ascii")
 
 
 def _memory() -> Path:
-    """RuntimeError where the user has no home folder."""
+    """NoCacheError where the user has no home folder."""
     build = hashlib.sha256("\n".join((_build(), *_native_files())).encode(errors="replace")).hexdigest()[:16]
     return cache_folder() / "native-checks" / f"llama_cpp-{build}-{this_processor().key}"
 

@@ -22,7 +22,9 @@ from vllm.inputs.engine import tokens_input
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.usage.usage_lib import UsageContext
+from vllm.v1.engine.core_client import InprocClient
 from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.executor.uniproc_executor import UniProcExecutor
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, process_dict_updates
 
 if current_platform.is_cpu():
@@ -37,10 +39,12 @@ __all__ = [
     "BatchUpdate",
     "EngineArgs",
     "EngineDeadError",
+    "InprocClient",
     "LLMEngine",
     "LogitsProcessor",
     "RequestOutputKind",
     "SamplingParams",
+    "UniProcExecutor",
     "UsageContext",
     "VllmConfig",
     "__version__",

@@ -6,7 +6,7 @@ not use offset`). Here the token is drawn by a logits processor instead: it find
 `uniform` of the request's seed and position and lifts it above all others, and vLLM's greedy choice takes it. A draw
 made for an unfinished prefill is thrown away by vLLM and made again, the same, when the prefill is complete.
 
-Log-probabilities are vLLM's raw ones, taken before any logits processor.
+The same processor takes the entropies of monitored rows (`_vllm_watch`) from the raw logits, before it draws.
 """
 
 from __future__ import annotations
@@ -25,18 +25,24 @@ from eager.engines._vllm_api import (
     VllmConfig,
     process_dict_updates,
 )
+from eager.engines._vllm_watch import Watch, rows_of, watch_logits
 from eager.randomness import uniform
 from eager.types import SamplingParams
 
+# Where a request's `extra_args` hold what `draw_args` made.
 DRAW_KEY = "eager_draw"
-"""Where a request's `extra_args` hold what `draw_args` made."""
+WATCH_KEY = "eager_watch"
 
 _BLOCK = 64
 
 
-def draw_args(seed: int, sampling: SamplingParams) -> dict[str, Any]:
-    """The `extra_args` of a request that `CounterDraw` draws for; plain values, since they may change process."""
-    return {DRAW_KEY: [seed, sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p]}
+def draw_args(seed: int, sampling: SamplingParams, watch: Watch | None = None) -> dict[str, Any]:
+    """The `extra_args` of a request that `CounterDraw` draws for; plain values, since they may change process.
+
+    All but `watch`, which is for a processor in this process alone: it puts the request's rows there.
+    """
+    args: dict[str, Any] = {DRAW_KEY: [seed, sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p]}
+    return args if watch is None else {**args, WATCH_KEY: watch}
 
 
 class _Row(NamedTuple):
@@ -46,6 +52,7 @@ class _Row(NamedTuple):
     sampling: SamplingParams
     prompt_length: int
     output_ids: list[int]
+    watch: Watch | None = None
 
     @property
     def u(self) -> float:
@@ -65,7 +72,11 @@ class CounterDraw(LogitsProcessor):  # type: ignore[misc] # vLLM is not followed
         process_dict_updates(self._rows, batch_update, _new_row)
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        plain = [i for i, row in self._rows.items() if row.sampling.top_p == 1 and row.sampling.top_k == 0]
+        rows = sorted(self._rows.items())  # in the order of the batch, so that a full one need not be copied
+        watched = [(i, row.watch, len(row.output_ids)) for i, row in rows if row.watch and row.watch.is_on]
+        if watched:
+            watch_logits(logits, watched)
+        plain = [i for i, row in rows if row.sampling.top_p == 1 and row.sampling.top_k == 0]
         if plain:
             tokens = _draw_plain(logits, plain, [self._rows[i] for i in plain])
             logits[torch.tensor(plain, device=logits.device), tokens] = math.inf
@@ -81,7 +92,9 @@ def _new_row(params: VLLMSamplingParams, prompt_ids: list[int] | None, output_id
     if DRAW_KEY not in args:
         return None
     seed, temperature, top_p, top_k, min_p = args[DRAW_KEY]
-    return _Row(seed, SamplingParams(temperature, top_p, top_k, min_p), len(prompt_ids or ()), output_ids)
+    return _Row(
+        seed, SamplingParams(temperature, top_p, top_k, min_p), len(prompt_ids or ()), output_ids, args.get(WATCH_KEY)
+    )
 
 
 def _draw_plain(logits: torch.Tensor, indices: list[int], rows: list[_Row]) -> torch.Tensor:
@@ -89,8 +102,7 @@ def _draw_plain(logits: torch.Tensor, indices: list[int], rows: list[_Row]) -> t
 
     Cumulative sums of blocks find the block, those of one block the token: a full cumulative sum is many times slower.
     """
-    chosen = logits if len(indices) == len(logits) and indices == sorted(indices) else logits[indices]
-    weights = _weights(chosen, rows)
+    weights = _weights(rows_of(logits, indices), rows)
     missing = -weights.shape[1] % _BLOCK
     if missing:
         weights = torch.nn.functional.pad(weights, (0, missing))

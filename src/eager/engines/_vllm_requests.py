@@ -7,65 +7,35 @@ to be stale. `llm` is vLLM's `LLMEngine` or, in tests, anything with its `add_re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence as Seq
+from collections.abc import Callable, Iterable, Iterator, Sequence as Seq
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from eager.engines._vllm_room import Family, Room
-from eager.entropy import top_k_entropy
+from eager.engines._vllm_watch import Watch, watch_logprobs
+from eager.engines.base import EngineError
 from eager.errors import first_line
-from eager.types import ENTROPY_TOP_K, Delta, FinishReason, Request, Token
+from eager.types import Delta, FinishReason, Request, Token
 
-NewParams = Callable[[Request, int], Any]
-"""(request, tokens allowed) -> vLLM's sampling parameters."""
+NewParams = Callable[[Request, int, Watch | None], Any]
+"""(request, tokens allowed, where entropies are wanted) -> vLLM's sampling parameters."""
 
 _FINISH: dict[str | None, FinishReason | None] = {None: None, "stop": "stop", "length": "length"}
 
 
 @dataclass(slots=True, eq=False)
 class _Sequence:
-    """An open sequence. `monitor`: whether entropies are wanted; what it was opened with decides if there are any."""
+    """An open sequence; `n_tokens` of its request are delivered. No `watch` where entropies are not wanted."""
 
     seq_id: int
     request_id: str
     prefix_length: int
     is_continued: bool
-    monitor: bool
+    watch: Watch | None
     family: Family
     has_begun: bool = False
+    n_tokens: int = 0
     discarded: int = 0
-
-
-@dataclass(slots=True)
-class _Monitored:
-    """The K best of all monitored tokens of one step, row after row, and the deltas that lack them."""
-
-    deltas: list[Delta]
-    ids: list[Seq[int]]
-    logprobs: list[Seq[float]]
-
-    def add(self, delta: Delta, flat: Any) -> None:
-        """`flat` (vLLM's FlatLogprobs) holds for each token the sampled one first and then the K best in order."""
-        for start, end in zip(flat.start_indices, flat.end_indices, strict=True):
-            self.ids.append(flat.token_ids[start + 1 : min(end, start + 1 + ENTROPY_TOP_K)])
-            self.logprobs.append(flat.logprobs[start + 1 : min(end, start + 1 + ENTROPY_TOP_K)])
-        self.deltas.append(delta)
-
-    def fill(self) -> None:
-        """Give every delta its rows; those of all are worked on at once."""
-        if not self.deltas:
-            return
-        ids, logprobs = np.array(self.ids), np.array(self.logprobs)
-        entropies: list[float] = top_k_entropy(logprobs).tolist()
-        # Logits in 16 bits are often equal, and vLLM leaves open which of them comes first: the smaller id does.
-        order = np.lexsort((ids, -logprobs))
-        best_ids: list[list[int]] = np.take_along_axis(ids, order, axis=1).tolist()
-        best_logprobs: list[list[float]] = np.take_along_axis(logprobs, order, axis=1).tolist()
-        rows = zip(entropies, best_ids, best_logprobs, strict=True)
-        for delta in self.deltas:
-            delta.tokens = [Token(token.id, *next(rows)) for token in delta.tokens]
 
 
 class Requests:
@@ -94,12 +64,13 @@ class Requests:
             return
         self._n_requests += 1
         request_id = f"{seq_id}-{self._n_requests}"
-        error = self._add(request_id, request.token_ids, self._new_params(request, n_allowed))
+        watch = Watch() if request.monitor else None
+        error = self._add(request_id, request.token_ids, self._new_params(request, n_allowed, watch))
         if error:
             self._unsent.append(Delta(seq_id, [], finish_reason="error", error=error))
             return
         family = self._room.join(seq_id, family, n_prefix)
-        sequence = _Sequence(seq_id, request_id, n_prefix, request.parent is not None, request.monitor, family)
+        sequence = _Sequence(seq_id, request_id, n_prefix, request.parent is not None, watch, family)
         self._open[seq_id] = self._by_id[request_id] = sequence
 
     def close(self, seq_id: int) -> None:
@@ -118,24 +89,22 @@ class Requests:
         return n_open
 
     def unmonitor(self, seq_id: int) -> None:
-        if seq_id in self._open:
-            self._open[seq_id].monitor = False
+        sequence = self._open.get(seq_id)
+        if sequence is not None and sequence.watch is not None:
+            sequence.watch.is_on = False
+            sequence.watch = None
 
     def step(self) -> list[Delta]:
         deltas, self._unsent = self._unsent, []
         self._room.settle()
         outputs = self._llm.step() if self._open else ()
-        monitored = _Monitored([], [], [])
-        for output in outputs:
-            sequence = self._by_id.get(output.request_id)
+        known = [(self._by_id.get(output.request_id), output) for output in outputs]
+        watch_logprobs(_returned(known))
+        for sequence, output in known:
             if sequence is None:
                 self._discard(output)
-                continue
-            delta = self._delta(sequence, output)
-            if sequence.monitor and output.outputs[0].logprobs is not None:
-                monitored.add(delta, output.outputs[0].logprobs)
-            deltas.append(delta)
-        monitored.fill()
+            else:
+                deltas.append(self._delta(sequence, output))
         return deltas
 
     def _add(self, request_id: str, token_ids: Seq[int], params: Any) -> str | None:
@@ -149,7 +118,7 @@ class Requests:
 
     def _delta(self, sequence: _Sequence, output: Any) -> Delta:
         completion = output.outputs[0]
-        delta = Delta(sequence.seq_id, [Token(token_id) for token_id in completion.token_ids])
+        delta = Delta(sequence.seq_id, _tokens(sequence, completion.token_ids))
         if not sequence.has_begun:
             sequence.has_begun = True
             if sequence.is_continued:
@@ -157,6 +126,7 @@ class Requests:
                 delta.recomputed = max(0, sequence.prefix_length - 1 - (output.num_cached_tokens or 0))
         delta.discarded, sequence.discarded = sequence.discarded, 0
         sequence.family.n_tokens += len(completion.token_ids)
+        sequence.n_tokens += len(completion.token_ids)
         if completion.finish_reason is not None:
             self._end(sequence, delta, completion.finish_reason)
         return delta
@@ -177,3 +147,23 @@ class Requests:
     def _forget(self, sequence: _Sequence) -> None:
         del self._open[sequence.seq_id], self._by_id[sequence.request_id]
         self._room.leave(sequence.seq_id)
+
+
+def _returned(known: Iterable[tuple[_Sequence | None, Any]]) -> Iterator[tuple[Watch, int, Any]]:
+    """The log-probabilities that vLLM returned for watched sequences, as `watch_logprobs` takes them."""
+    for sequence, output in known:
+        if sequence is not None and sequence.watch is not None and output.outputs[0].logprobs is not None:
+            yield sequence.watch, sequence.n_tokens, output.outputs[0].logprobs
+
+
+def _tokens(sequence: _Sequence, token_ids: Seq[int]) -> list[Token]:
+    if sequence.watch is None:
+        return [Token(token_id) for token_id in token_ids]
+    take = sequence.watch.rows.pop
+    try:
+        return [Token(token_id, *take(sequence.n_tokens + i)) for i, token_id in enumerate(token_ids)]
+    except KeyError as missing:
+        raise EngineError(
+            f"vLLM delivered token {missing} of sequence {sequence.seq_id} and nobody saw its logits: "
+            "this vLLM is not one that the engine was tested with (docs/engines.md)"
+        ) from missing

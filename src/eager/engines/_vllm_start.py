@@ -13,7 +13,16 @@ from pydantic import ValidationError
 
 from eager.child import isolated_children
 from eager.engines._demo import hf_demo
-from eager.engines._vllm_api import SUPPORTED, EngineArgs, LLMEngine, UsageContext, __version__, current_platform
+from eager.engines._vllm_api import (
+    SUPPORTED,
+    EngineArgs,
+    InprocClient,
+    LLMEngine,
+    UniProcExecutor,
+    UsageContext,
+    __version__,
+    current_platform,
+)
 from eager.engines.base import EngineError
 from eager.engines.options_vllm import VLLMOptions
 from eager.errors import first_line
@@ -28,10 +37,15 @@ _GIB = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A running vLLM. `draws_inside`: tokens are drawn by our logits processor, not by vLLM's sampler."""
+    """A running vLLM.
+
+    `draws_inside`: tokens are drawn by our logits processor, not by vLLM's sampler. `is_in_process`: that processor
+    lives in this process, and can hand over what it takes of the logits.
+    """
 
     llm: Any
     draws_inside: bool
+    is_in_process: bool
     capacity: int
     max_model_len: int
     n_cells: int
@@ -62,11 +76,18 @@ def start(model_name: str, options: VLLMOptions) -> Started:
     return Started(
         llm=llm,
         draws_inside=draws_inside,
+        is_in_process=draws_inside and isinstance(_executor(llm), UniProcExecutor),
         capacity=config.scheduler_config.max_num_seqs,
         max_model_len=config.model_config.max_model_len,
         n_cells=(cache.num_gpu_blocks or 0) * (cache.effective_attention_block_size or cache.block_size),
         generation_config=config.model_config.try_get_generation_config(),
     )
+
+
+def _executor(llm: Any) -> Any:
+    """What runs the model, if the engine core lives in this process; else None."""
+    core = llm.engine_core
+    return core.engine_core.model_executor if isinstance(core, InprocClient) else None
 
 
 def check_version(found: str) -> None:

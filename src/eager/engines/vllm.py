@@ -1,8 +1,8 @@
 """Any model that vLLM serves, in this process, on a GPU or a CPU.
 
 Sequences of all trees are vLLM requests over token ids, decoded together by vLLM's own scheduler. A fork is a request
-on its parent's prefix, which vLLM finds in its prefix cache but for the last, incomplete block. Log-probabilities are
-asked for only where a sequence is monitored; text is made by nobody in the loop.
+on its parent's prefix, which vLLM finds in its prefix cache but for the last, incomplete block. Entropies of monitored
+sequences are taken where the logits are (`_vllm_watch`); text is made by nobody in the loop.
 
 Draws depend on the sequence's seed and the position alone: see `_vllm_draw` for a CPU; on a GPU vLLM's own sampler (V2
 model runner) hashes the request's seed with the position.
@@ -19,6 +19,7 @@ from eager.engines._vllm_draw import draw_args
 from eager.engines._vllm_requests import Requests
 from eager.engines._vllm_room import Room
 from eager.engines._vllm_start import start, vllm_versions
+from eager.engines._vllm_watch import Watch
 from eager.engines.base import Engine, EngineError
 from eager.engines.options_vllm import VLLMOptions
 from eager.errors import first_line
@@ -40,6 +41,7 @@ class VLLMEngine(Engine):
         self.capacity = started.capacity
         self.max_model_len = started.max_model_len
         self._draws_inside = started.draws_inside
+        self._is_in_process = started.is_in_process
         self._llm = started.llm
         self._tokenizer = self._llm.get_tokenizer()
         self._chat_args = dict(options.chat_template_kwargs or {})
@@ -60,8 +62,8 @@ class VLLMEngine(Engine):
         self._requests.close(seq_id)
 
     def unmonitor(self, seq_id: int) -> None:
-        # Its request goes on with log-probabilities: to open it again without them costs more than it saves, since
-        # vLLM computes them for the whole batch as long as one request wants them (docs/engines.md).
+        # Where entropies come as vLLM's log-probabilities the request goes on with them: to open it again without costs
+        # more than it saves, since vLLM computes them for the whole batch as long as one request wants them.
         self._requests.unmonitor(seq_id)
 
     @property
@@ -96,11 +98,12 @@ class VLLMEngine(Engine):
     def shutdown(self) -> None:
         self._llm.engine_core.shutdown()
 
-    def _new_params(self, request: Request, n_allowed: int) -> VLLMSamplingParams:
+    def _new_params(self, request: Request, n_allowed: int, watch: Watch | None) -> VLLMSamplingParams:
         """vLLM's parameters of one request; made for it alone, so vLLM need not copy them (`skip_clone`)."""
         sampling, seed = request.sampling, request.seed
         if self._draws_inside:
-            drawn: dict[str, Any] = {"temperature": 0.0, "extra_args": draw_args(seed, sampling)}
+            handed = watch if self._is_in_process else None
+            drawn: dict[str, Any] = {"temperature": 0.0, "extra_args": draw_args(seed, sampling, handed)}
         else:
             drawn = {
                 "temperature": sampling.temperature,
@@ -115,7 +118,7 @@ class VLLMEngine(Engine):
             stop_token_ids=sorted(self.stops.stop_ids),
             ignore_eos=True,  # the end-of-sequence id is among the stop ids, and is delivered like them
             detokenize=False,
-            logprobs=ENTROPY_TOP_K if request.monitor else None,
+            logprobs=ENTROPY_TOP_K if watch is not None and not self._is_in_process else None,
             flat_logprobs=True,
             output_kind=RequestOutputKind.DELTA,
             skip_clone=True,

@@ -61,14 +61,25 @@ def _measured(results: Results, folder: str, keys: PromptKeys, on_prompt: OnProm
 
 
 def _experiments(folder: Path, findings: Findings, regrader: Regrader, is_only: bool) -> list[Results]:
-    """The folder's experiments; one folder of several may be empty, that is a problem and not the end."""
+    """The folder's experiments. One of several may hold none: noticed where it is empty, else a problem; not the end.
+
+    A run that was killed at its start leaves an empty folder, and a shell's * names it, too.
+    """
+    n_problems = len(findings.problems)
     try:
         return open_folder(folder, findings, regrader)
     except ResultsError as error:
         if is_only:
             raise
-        findings.problem(str(error))
-        return []
+        if len(findings.problems) == n_problems:
+            findings.notice(f"'{folder}' holds no results: left out")
+        else:
+            findings.problem(str(error))
+    except OSError as error:
+        if is_only:
+            raise
+        findings.problem(f"'{error.filename or folder}' cannot be read ({error.strerror}): left out")
+    return []
 
 
 def _unique(experiments: list[Measures]) -> list[Measures]:
@@ -85,11 +96,14 @@ def folder_labels(folders: Seq[Path]) -> list[str]:
     """What tells the folders apart: nothing for one; else as many last path components as are needed."""
     if len(folders) == 1:
         return [""]
-    parts = [folder.resolve().parts for folder in folders]
-    for depth in range(1, max(map(len, parts)) + 1):
-        labels = ["/".join(p[-depth:]) for p in parts]
-        if len(set(labels)) == len(labels):
+    paths = [folder.resolve() for folder in folders]
+    for depth in range(1, max(len(path.parts) for path in paths) + 1):
+        names = {path: str(Path(*path.parts[-depth:])) for path in paths}
+        if len(set(names.values())) == len(names):
             break
-    else:  # the same folder given twice
-        labels = [f"{label} [{number}]" for number, label in enumerate(labels, start=1)]
-    return [one_line(label, 120) for label in labels]
+    labels = [one_line(names[path], 120) for path in paths]
+    # The same folder given twice, or two whose names look alike.
+    return [
+        label if labels.count(label) == 1 else f"{label} [{labels[: index + 1].count(label)}]"
+        for index, label in enumerate(labels)
+    ]

@@ -13,6 +13,8 @@ from eager.metrics import Score
 from eager.recap.compare import SCORES, Comparison, Difference, Row
 
 _COLUMNS = ("experiment", "against", "measure", "value", "low", "high", "n")
+# What begins a formula; the wide signs are East Asian Excel's.
+_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 _COUNTS = ("n_generated", "n_naive", "n_recomputed", "n_discarded")
 
 
@@ -48,15 +50,20 @@ def _experiment(row: Row) -> dict[str, Any]:
 
 
 def as_csv(comparison: Comparison) -> str:
-    """A line a number; empty where there is none."""
+    """A line a number; empty where there is none. A name that a spreadsheet would reckon with has a ' before it."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
     for row in comparison.rows:
-        writer.writerows(_row_lines(row))
+        writer.writerows(map(_harmless, _row_lines(row)))
     for difference in comparison.differences:
-        writer.writerows(_difference_lines(difference))
+        writer.writerows(map(_harmless, _difference_lines(difference)))
     return text.getvalue()
+
+
+def _harmless(cells: tuple[Any, ...]) -> list[Any]:
+    """Texts are folders' names, which anybody may have given: none is a formula. Numbers stay numbers."""
+    return [f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell for cell in cells]
 
 
 def _row_lines(row: Row) -> Iterator[tuple[Any, ...]]:

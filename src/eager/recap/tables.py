@@ -1,15 +1,15 @@
-"""The comparison for people: tables of rich."""
+"""The comparison for people: tables, as wide as the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich.console import Console, RenderableType
-from rich.table import Table
-from rich.text import Text
+from rich.console import Console
 
 from eager.metrics import Score
 from eager.recap.compare import Comparison, Row
+from eager.recap.grid import Grid, print_wrapped
+from eager.results.experiment import shortest
 from eager.words import DASH, MINUS, decimal
 
 # More pairs than this are a wall of numbers: then only those with a parallel run are shown; --json has all.
@@ -18,15 +18,26 @@ _MOST_PAIRS = 15
 
 def print_comparison(comparison: Comparison, console: Console, *, is_brief: bool = False) -> None:
     """Print the tables, heading and notices included; `is_brief`: cost, scores and differences only."""
-    for part in _parts(comparison, is_brief):
-        console.print(part)
+    _print_heading(comparison, console)
+    for grid in _grids(comparison, is_brief):
         console.print()
+        grid.print_on(console)
+    console.print()
     for notice in comparison.findings.notices:
-        console.print(Text(f"note: {notice}", style="dim"))
+        print_wrapped(console, f"note: {notice}", style="dim")
 
 
-def _parts(comparison: Comparison, is_brief: bool) -> Iterator[RenderableType]:
-    yield _heading(comparison)
+def _print_heading(comparison: Comparison, console: Console) -> None:
+    for row in {row.measures.folder: row for row in comparison.rows}.values():
+        said = row.measures.facts
+        facts = [said.model_name, said.data_name, None if said.max_sequences is None else f"M = {said.max_sequences}"]
+        temperature = None if said.temperature is None else f"temperature {shortest(said.temperature)}"
+        facts += [temperature, row.measures.folder]
+        print_wrapped(console, " · ".join(str(fact) for fact in facts if fact), style="bold")
+    print_wrapped(console, "95 % bootstrap intervals over prompts in brackets", style="dim")
+
+
+def _grids(comparison: Comparison, is_brief: bool) -> Iterator[Grid]:
     yield _costs(comparison)
     yield _scores(comparison)
     if not is_brief and any(len(row.scores.pass_at_curve) > 1 for row in comparison.rows):
@@ -37,40 +48,19 @@ def _parts(comparison: Comparison, is_brief: bool) -> Iterator[RenderableType]:
         yield _correlations(comparison)
 
 
-def _heading(comparison: Comparison) -> Text:
-    text = Text()
-    for row in {row.measures.folder: row for row in comparison.rows}.values():
-        said = row.measures.facts
-        facts = [said.model_name, said.data_name, None if said.max_sequences is None else f"M = {said.max_sequences}"]
-        facts += [None if said.temperature is None else f"temperature {said.temperature:g}", row.measures.folder]
-        text.append(" · ".join(str(fact) for fact in facts if fact) + "\n", style="bold")
-    text.append("95 % bootstrap intervals over prompts in brackets", style="dim")
-    return text
-
-
-def _table(title: str, first: str, *columns: str) -> Table:
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), header_style="dim"
-    )
-    table.add_column(first, overflow="fold")
-    for column in columns:
-        table.add_column(Text(column), justify="right")  # a folder's name is no markup
-    return table
-
-
-def _costs(comparison: Comparison) -> Table:
+def _costs(comparison: Comparison) -> Grid:
     names = ("prompts", "sequences", "tokens", "naive tokens", "saved against parallel", "against naive", "seconds")
-    table = _table("What it cost", "experiment", *names)
+    grid = Grid("What it cost", ("experiment", *names))
     for row in comparison.rows:
         numbers = (len(row.measures.prompts), row.scores.n_sequences, row.n_generated, row.n_naive)
         shares = (percent(row.saved_against_parallel), percent(row.saved_against_naive))
         seconds = DASH if row.measures.seconds is None else decimal(row.measures.seconds)
-        table.add_row(Text(row.measures.label), *(f"{number:,}" for number in numbers), *shares, seconds)
-    return table
+        grid.rows.append((row.measures.label, *(f"{number:,}" for number in numbers), *shares, seconds))
+    return grid
 
 
-def _scores(comparison: Comparison) -> Table:
-    table = _table("What it reached", "experiment", "Pass@k", "Cons@k", "ties", "Pass rate", "over prompts")
+def _scores(comparison: Comparison) -> Grid:
+    grid = Grid("What it reached", ("experiment", "Pass@k", "Cons@k", "ties", "Pass rate", "over prompts"))
     for row in comparison.rows:
         scores = row.scores
         values = (
@@ -79,49 +69,47 @@ def _scores(comparison: Comparison) -> Table:
             str(scores.cons_at_k.ties),
             percent(scores.pass_rate),
         )
-        table.add_row(Text(row.measures.label), *values, f"{scores.pass_at_k.n_prompts:,}")
-    return table
+        grid.rows.append((row.measures.label, *values, f"{scores.pass_at_k.n_prompts:,}"))
+    return grid
 
 
-def _curves(comparison: Comparison) -> Table:
+def _curves(comparison: Comparison) -> Grid:
     longest = max(len(row.scores.pass_at_curve) for row in comparison.rows)
     shown = [j for j in (1, 2, 4, 8, 16, 32, 64, 128) if j <= longest]
     title = "Unbiased pass@j, up to the fewest sequences that a prompt has"
-    table = _table(title, "experiment", *(f"@{j}" for j in shown))
+    grid = Grid(title, ("experiment", *(f"@{j}" for j in shown)))
     for row in comparison.rows:
         curve = row.scores.pass_at_curve
-        table.add_row(Text(row.measures.label), *(percent(curve[j - 1]) if j <= len(curve) else "" for j in shown))
-    return table
+        grid.rows.append((row.measures.label, *(percent(curve[j - 1]) if j <= len(curve) else "" for j in shown)))
+    return grid
 
 
-def _differences(comparison: Comparison) -> Table:
+def _differences(comparison: Comparison) -> Grid:
     differences = comparison.differences
     if len(differences) > _MOST_PAIRS:
         baselines = {row.measures.label for row in comparison.rows if row.measures.experiment.kind == "parallel"}
         differences = tuple(d for d in differences if {d.first, d.second} & baselines) or differences[:_MOST_PAIRS]
     title = "First minus second, on the prompts that both have (* the interval leaves out 0)"
-    table = _table(title, "first", "Pass@k", "Cons@k", "Pass rate", "tokens", "prompts")
-    table.columns[0].header = f"first {MINUS} second"
+    grid = Grid(title, (f"first {MINUS} second", "Pass@k", "Cons@k", "Pass rate", "tokens", "prompts"))
     for d in differences:
-        scores = (d.pass_at_k, d.cons_at_k, d.pass_rate)
-        name = Text.assemble(d.first, f" {MINUS} ", d.second)
-        table.add_row(name, *map(points, scores), percent(d.tokens, signed=True), f"{d.tokens.n_prompts:,}")
-    return table
+        scores = map(points, (d.pass_at_k, d.cons_at_k, d.pass_rate))
+        tokens = percent(d.tokens, signed=True)
+        grid.rows.append((f"{d.first} {MINUS} {d.second}", *scores, tokens, f"{d.tokens.n_prompts:,}"))
+    return grid
 
 
-def _correlations(comparison: Comparison) -> Table:
+def _correlations(comparison: Comparison) -> Grid:
     rows = [row for row in comparison.rows if row.correlations]
     title = "Entropy against correctness, over sequences: Pearson / Spearman at percentiles of a sequence's entropies"
-    table = _table(title, "percentile", *(row.measures.label for row in rows))
+    grid = Grid(title, ("percentile", *(row.measures.label for row in rows)))
     by_percentile: dict[float, list[str]] = {}
     for row in rows:
         for found in row.correlations:
             if found.over == "sequences":
                 by_percentile.setdefault(found.percentile, []).append(f"{_r(found.pearson)} / {_r(found.spearman)}")
-    for percentile, cells in by_percentile.items():
-        table.add_row(f"{percentile:g}", *cells)
-    table.add_row("sequences", *(f"{_n_sequences(row):,}" for row in rows))
-    return table
+    grid.rows += [(f"{percentile:g}", *cells) for percentile, cells in by_percentile.items()]
+    grid.rows.append(("sequences", *(f"{_n_sequences(row):,}" for row in rows)))
+    return grid
 
 
 def _n_sequences(row: Row) -> int:

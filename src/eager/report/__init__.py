@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
+from collections.abc import Iterator, Sequence as Seq
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,14 +29,20 @@ def write_report(folders: Seq[Path], page: Path) -> Report:
     collected = Collected()
     comparison = recap(folders, collected.see)
     plot_folder = page.parent / f"{page.stem}_plots"
-    try:
+    written, figures = list[Path](), dict[str, str]()
+    with _as_results_error(plot_folder):
         plot_folder.mkdir(parents=True, exist_ok=True)
-        written, figures = [], {}
         for name, draw in PLOTS.items():
             paths, figures[name] = save_plot(draw(comparison, collected.branches), plot_folder / name)
             written += paths
-        with replacing(page) as file:
-            write_page(file, comparison, collected, figures)
-    except OSError as error:
-        raise ResultsError(f"cannot write '{page}' ({error.strerror}): give another --output") from None
+    with _as_results_error(page), replacing(page) as file:
+        write_page(file, comparison, collected, figures)
     return Report(page, tuple(written), comparison)
+
+
+@contextmanager
+def _as_results_error(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ResultsError(f"cannot write '{place}' ({error.strerror}): give another --output") from None

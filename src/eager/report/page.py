@@ -14,6 +14,7 @@ from markupsafe import Markup
 from eager.recap.compare import Comparison, Row
 from eager.recap.correlation import Correlation
 from eager.report.collected import Collected
+from eager.results.experiment import shortest
 from eager.words import count, decimal, visible
 
 
@@ -141,7 +142,8 @@ def _different(values: Iterable[str | None]) -> list[str]:
 
 
 def _number(value: float | None) -> str | None:
-    return None if value is None else f"{value:g}"
+    """All its digits."""
+    return None if value is None else str(value) if isinstance(value, int) else shortest(value)
 
 
 class Card(NamedTuple):

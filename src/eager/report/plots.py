@@ -6,6 +6,7 @@ import io
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
+from eager.atomic import replacing, replacing_bytes
 from eager.metrics import Score, per_prompt, prompt_pass_rate
 from eager.recap.compare import Comparison, Row
 from eager.recap.correlation import PERCENTILES
@@ -29,14 +31,25 @@ _WIDTH = 9.6
 _PEAK = PERCENTILES.index(99.0)
 
 
+@contextmanager
+def _settings(ours: Mapping[str, Any]) -> Iterator[None]:
+    """Ours on matplotlib's own: no matplotlibrc, wherever it lies, changes what the same results look like."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(ours)
+        yield
+
+
 def save_plot(figure: Figure, stem: Path) -> tuple[list[Path], str]:
     """Write `stem`.png and `stem`.svg; returns them, and the SVG for the page."""
     svg = io.StringIO()
     # The same results give the same file: no date, and ids from the plot's name.
-    with mpl.rc_context({**RC, "svg.hashsalt": stem.name}):
+    with _settings({**RC, "svg.hashsalt": stem.name}):
         figure.savefig(svg, format="svg", metadata={"Date": None})
-        figure.savefig(stem.with_suffix(".png"), dpi=160)
-    stem.with_suffix(".svg").write_text(svg.getvalue(), encoding="utf-8")
+        with replacing_bytes(stem.with_suffix(".png")) as png:
+            figure.savefig(png, format="png", dpi=160)
+    with replacing(stem.with_suffix(".svg")) as file:
+        file.write(svg.getvalue())
     return [stem.with_suffix(".png"), stem.with_suffix(".svg")], inline_svg(svg.getvalue(), stem.name)
 
 
@@ -303,7 +316,7 @@ def _peak_points(row: Row) -> Iterator[tuple[float, float]]:
 
 def _themed(draw: Draw) -> Draw:
     def drawn(comparison: Comparison, branches: Mapping[str, Branches]) -> Figure:
-        with mpl.rc_context(RC):
+        with _settings(RC):
             return draw(comparison, branches)
 
     return drawn

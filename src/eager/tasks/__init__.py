@@ -15,6 +15,7 @@ from eager.tasks.humanevalplus import HUMANEVAL_PLUS
 from eager.tasks.local import local_task, with_fields
 from eager.tasks.math500 import MATH_500
 from eager.tasks.rows import read_file, read_hub
+from eager.words import one_line
 
 __all__ = ["TASKS", "LoadedTask", "Problem", "TaskError", "load"]
 
@@ -62,8 +63,8 @@ def _choose(name: str, data_path: str | Path | None, prompt_field: str | None, t
         raise TaskError(_unknown(name))
     if not prompt_field:
         raise TaskError(
-            f"{name!r} is no known benchmark, so its columns are not known either: name the one with the prompts with "
-            f"--prompt_field, or use one of {', '.join(TASKS)}"
+            f"'{one_line(name)}' is no known benchmark, so its columns are not known either: name the one with the "
+            f"prompts with --prompt_field, or use one of {', '.join(TASKS)}"
         )
     return local_task(name, prompt_field, target_field)
 
@@ -73,8 +74,8 @@ def _unknown(name: str) -> str:
     close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
     hint = f"did you mean {lowered[close[0]]}? " if close else ""
     return (
-        f"{name!r} is no known benchmark: {hint}There are {', '.join(TASKS)}; for a file of your own give --data_path "
-        "and --prompt_field"
+        f"'{one_line(name)}' is no known benchmark: {hint}There are {', '.join(TASKS)}; for a file of your own "
+        "give --data_path and --prompt_field"
     )
 
 
@@ -93,8 +94,9 @@ def _problems(task: Task, rows: Sequence[dict[str, Any]], source: str) -> tuple[
     for number, row in enumerate(rows, 1):
         missing = [column for column in task.columns if column not in row]
         if missing:
+            there = one_line(", ".join(map(str, row)))
             raise TaskError(
-                f"{source}, row {number}, has no column {missing[0]!r}, only {', '.join(map(str, row))}: "
+                f"{source}, row {number}, has no column '{one_line(missing[0])}', only {there}: "
                 "name its columns with --prompt_field and --target_field"
             )
     try:

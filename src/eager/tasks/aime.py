@@ -5,11 +5,12 @@ Datasets: https://huggingface.co/datasets/Maxwell-Jia/AIME_2024 and https://hugg
 """
 
 from eager.grading import normalise
-from eager.tasks.base import BOXED_INSTRUCTION, HubSource, Problem, Row, Task, required
+from eager.tasks.base import BOXED_INSTRUCTION, HubSource, Problem, Row, Task
+from eager.tasks.cells import noted, required
 
 
 def _from_2024(row: Row, index: int) -> Problem:
-    meta = {"id": row["ID"]} if row.get("ID") is not None else {}
+    meta = {name.lower(): value for name, value in noted(row, "ID").items()}
     return Problem(index, required(row, "Problem", index), _integer(row, "Answer", index), meta)
 
 

@@ -90,20 +90,3 @@ class LoadedTask:
     def grade(self, text: str, problem: Problem, grader: MathGrader) -> Graded:
         """`text` (what the model wrote, without the prompt) against the problem's target."""
         return grade(text, problem.target, self.task.answer_kind, grader, self.task.fallback)
-
-
-def as_text(value: object) -> str | None:
-    """A cell as text: 25, 25.0 and " 25 " are all "25"; None and an empty cell are None."""
-    if value is None:
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip() or None
-
-
-def required(row: Row, column: str, index: int) -> str:
-    """The text in `column`; TaskError where it is empty."""
-    text = as_text(row[column])
-    if text is None:
-        raise TaskError(f"row {index + 1} has nothing in column {column!r}: fill it or take the row out")
-    return text

@@ -6,7 +6,8 @@ measurement, and why the task asks as it does.
 
 from pathlib import Path
 
-from eager.tasks.base import Problem, Row, Task, required
+from eager.tasks.base import Problem, Row, Task
+from eager.tasks.cells import noted, required
 
 DATA = Path(__file__).with_name("demo.jsonl")
 
@@ -18,8 +19,7 @@ EXAMPLES = (
 
 
 def _to_problem(row: Row, index: int) -> Problem:
-    meta = {"level": row["level"]}
-    return Problem(index, required(row, "question", index), required(row, "answer", index), meta)
+    return Problem(index, required(row, "question", index), required(row, "answer", index), noted(row, "level"))
 
 
 DEMO = Task(

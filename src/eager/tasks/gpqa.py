@@ -6,7 +6,8 @@ authors ask that no question be published in plain text: none is in this reposit
 """
 
 from eager.grading import choice_letter
-from eager.tasks.base import HubSource, Problem, Row, Task, TaskError, required
+from eager.tasks.base import HubSource, Problem, Row, Task, TaskError
+from eager.tasks.cells import required
 
 INSTRUCTION = (
     r"Please reason step by step, and put the letter of the right choice (A, B, C or D) within \boxed{}, "

@@ -4,7 +4,8 @@ Cobbe, Kosaraju, Bavarian, Chen, Jun, Kaiser, Plappert, Tworek, Hilton, Nakano, 
 Solve Math Word Problems, 2021. Dataset: https://huggingface.co/datasets/openai/gsm8k
 """
 
-from eager.tasks.base import BOXED_INSTRUCTION, HubSource, Problem, Row, Task, TaskError, required
+from eager.tasks.base import BOXED_INSTRUCTION, HubSource, Problem, Row, Task, TaskError
+from eager.tasks.cells import required
 
 
 def _to_problem(row: Row, index: int) -> Problem:

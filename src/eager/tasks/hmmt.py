@@ -4,12 +4,12 @@ Balunović, Dekoninck, Petrov, Jovanović, Vechev: MathArena: Evaluating LLMs on
 Dataset: https://huggingface.co/datasets/MathArena/hmmt_feb_2025
 """
 
-from eager.tasks.base import BOXED_INSTRUCTION, HubSource, Problem, Row, Task, required
+from eager.tasks.base import BOXED_INSTRUCTION, HubSource, Problem, Row, Task
+from eager.tasks.cells import noted, required
 
 
 def _to_problem(row: Row, index: int) -> Problem:
-    meta = {"problem_idx": row["problem_idx"]} if row.get("problem_idx") is not None else {}
-    return Problem(index, required(row, "problem", index), required(row, "answer", index), meta)
+    return Problem(index, required(row, "problem", index), required(row, "answer", index), noted(row, "problem_idx"))
 
 
 HMMT_FEB_2025 = Task(

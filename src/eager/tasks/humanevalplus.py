@@ -7,7 +7,8 @@ Dataset: https://huggingface.co/datasets/evalplus/humanevalplus
 An answer is graded by running it. Without that, target and grade are None: ungraded, never wrong.
 """
 
-from eager.tasks.base import HubSource, Problem, Row, Task, required
+from eager.tasks.base import HubSource, Problem, Row, Task
+from eager.tasks.cells import as_it_stands, required
 
 INSTRUCTION = (
     "Complete the Python function below. Answer with the whole function and the imports it needs, in one ```python "
@@ -16,10 +17,9 @@ INSTRUCTION = (
 
 
 def _to_problem(row: Row, index: int) -> Problem:
-    required(row, "prompt", index)
     meta = {name: required(row, name, index) for name in ("task_id", "entry_point")}
     # As it stands, not stripped: blank lines and indentation are part of the code.
-    return Problem(index, str(row["prompt"]), None, meta)
+    return Problem(index, required(row, "prompt", index, as_it_stands), None, meta)
 
 
 HUMANEVAL_PLUS = Task(

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from eager.tasks.base import BOXED_INSTRUCTION, Problem, Row, Task, as_text, required
+from eager.tasks.base import BOXED_INSTRUCTION, Problem, Row, Task
+from eager.tasks.cells import optional, required
 
 
 def local_task(name: str, prompt_field: str, target_field: str | None) -> Task:
@@ -30,7 +31,7 @@ def _columns(prompt_field: str, target_field: str | None) -> tuple[str, ...]:
 
 def _reader(prompt_field: str, target_field: str | None) -> Callable[[Row, int], Problem]:
     def to_problem(row: Row, index: int) -> Problem:
-        target = None if target_field is None else as_text(row[target_field])
+        target = None if target_field is None else optional(row, target_field, index)
         return Problem(index, required(row, prompt_field, index), target, {})
 
     return to_problem

@@ -5,11 +5,12 @@ Hendrycks et al.: Measuring Mathematical Problem Solving With the MATH Dataset, 
 Dataset: https://huggingface.co/datasets/HuggingFaceH4/MATH-500
 """
 
-from eager.tasks.base import BOXED_INSTRUCTION, HubSource, Problem, Row, Task, required
+from eager.tasks.base import BOXED_INSTRUCTION, HubSource, Problem, Row, Task
+from eager.tasks.cells import noted, required
 
 
 def _to_problem(row: Row, index: int) -> Problem:
-    meta = {name: row[name] for name in ("unique_id", "subject", "level") if row.get(name) is not None}
+    meta = noted(row, "unique_id", "subject", "level")
     return Problem(index, required(row, "problem", index), required(row, "answer", index), meta)
 
 
