@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
-from result_builder import sequence
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
 
+import pytest
+from result_builder import record, sequence, write_experiment_file
+from rich.console import Console
+
+from eager.recap import as_csv, as_json, print_comparison, recap
 from eager.recap.confidence import vote_weights
 from eager.types import MAX_ENTROPY
 
@@ -24,3 +32,45 @@ def test_a_sequence_that_was_never_monitored_has_no_weight() -> None:
     """Nor has one whose parent nobody knows, where its own tokens were not monitored."""
     unknown = sequence("b", "2", False, parent=None, fork=5, entropies=[None])
     assert vote_weights([sequence("a", "1", True, entropies=[None, None]), unknown]) == (None, None)
+
+
+def weighted_folder(folder: Path) -> Path:
+    """Two prompts: two unsure votes for a wrong answer against one sure one; and one that was never monitored."""
+    unsure, sure = [2.5, 2.5], [0.1, 0.1]
+    torn = [
+        sequence("a", "41", False, entropies=unsure),
+        sequence("b", "41", False, entropies=unsure),
+        sequence("c", "42", True, entropies=sure),
+        replace(sequence("d", None, None, entropies=[None]), finish_reason="cut"),
+    ]
+    blind = [sequence("a", "42", True, entropies=[None])]
+    write_experiment_file(folder, "eager_init", [record("eager_init", 0, torn), record("eager_init", 1, blind)])
+    return folder
+
+
+def test_recap_weighs_votes_where_entropies_were_recorded(tmp_path: Path) -> None:
+    """A column of the table, and lines for machines; over the prompts whose votes all have a weight, as is said."""
+    comparison = recap([weighted_folder(tmp_path)])
+    (row,) = comparison.rows
+    assert (row.scores.cons_at_k.value, row.scores.cons_at_k.n_prompts) == (0.5, 2)
+    assert (row.weighted_cons_at_k.value, row.weighted_cons_at_k.n_prompts) == (1.0, 1)
+    assert json.loads(as_json(comparison))["experiments"][0]["weighted_cons_at_k"]["value"] == 1.0
+    lines = {line["measure"]: line for line in csv.DictReader(io.StringIO(as_csv(comparison)))}
+    assert (lines["weighted_cons_at_k"]["value"], lines["weighted_cons_at_k"]["n"]) == ("1.0", "1")
+    shown = {}
+    for is_brief in (False, True):
+        console = Console(file=io.StringIO(), width=200)
+        print_comparison(comparison, console, is_brief=is_brief)
+        shown[is_brief] = console.file.getvalue()
+    assert "weighted Cons@k" in shown[False]
+    assert "100.0 % [100.0, 100.0] over 1" in shown[False]
+    assert "weighted" not in shown[True]
+
+
+def test_cut_sequences_are_told_apart_from_ungraded_ones(tmp_path: Path) -> None:
+    """They cost and do not vote, as is said; nobody is asked to grade them."""
+    notices = recap([weighted_folder(tmp_path)]).findings.notices
+    assert [notice for notice in notices if "cut" in notice] == [
+        "eager_init_th2.2: 1 sequence cut with a tree that ended before: in the costs, and in no score"
+    ]
+    assert not any("ungraded" in notice for notice in notices)
