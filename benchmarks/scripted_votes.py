@@ -122,9 +122,7 @@ def main() -> None:
     totals = measure(asked.prompts, range(asked.seeds), rules)
     n = asked.prompts * asked.seeds
     first = totals["eager_init"]
-    print(
-        "| experiment | sequences a prompt | tokens a prompt | Pass@k | Cons@k | Cons@k above EAGer-init, a 100 tokens |"
-    )
+    print("| experiment | sequences a prompt | tokens a prompt | Pass@k | Cons@k | gain on EAGer-init a 100 tokens |")
     print("|---|---|---|---|---|---|")
     for kind, total in totals.items():
         extra = (total.n_tokens - first.n_tokens) / n

@@ -239,18 +239,20 @@ class Run:
         waiting = list(left)
         settled = self._plan.settle or SETTLED
         voting = Voting(self._journal, experiment, self._regrader, rules.max_sequences, settled)
+        generator = self._generator(experiment.name)
         shares: Mapping[int, int] | None = None
         while waiting and shares != {}:
             shares = voting.next_round()
-            self._grow_round(experiment.name, shares, rules, voting)
+            self._grow_round(generator, experiment.name, shares, rules, voting)
             closed = [index for index in waiting if not shares or not voting.is_open(index)]
             waiting = [index for index in waiting if index not in set(closed)]
             for index in closed:
                 yield voting.whole(index, self._recorder.record(experiment.name, index, [], voting.n_init(index)))
 
-    def _grow_round(self, name: str, shares: Mapping[int, int], rules: BranchConfig, voting: Voting) -> None:
+    def _grow_round(
+        self, generator: Generator, name: str, shares: Mapping[int, int], rules: BranchConfig, voting: Voting
+    ) -> None:
         """Each prompt's tree of the round, from the journal where an earlier run has grown it."""
-        generator = self._generator(name)
         for index, share in shares.items():
             recorded = voting.recorded(index)
             if recorded is None:

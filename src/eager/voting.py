@@ -28,9 +28,11 @@ class Voting:
         self._regrader = regrader
         self._max_sequences = max_sequences
         self._settled = settled
-        records = journal.records(self._base)
-        self._answers = [[sequence.answer for sequence in record.sequences] for record in records]
-        self._groups = [regrader.group(answers) for answers in self._answers]
+        self._answers: list[list[str | None]] = []
+        self._groups: list[list[int | None]] = []
+        for record in map(regrader.grouped, journal.records(self._base)):
+            self._answers.append([sequence.answer for sequence in record.sequences])
+            self._groups.append([sequence.group for sequence in record.sequences])
         self._used = [len(answers) for answers in self._answers]
         self._parts: list[list[int]] = [[] for _ in self._answers]
 

@@ -28,10 +28,12 @@ def test_a_vote_weighs_what_its_mean_entropy_leaves_of_ln_k() -> None:
     assert vote_weights(sequences) == pytest.approx([MAX_ENTROPY - mean for mean in means])
 
 
-def test_a_sequence_that_was_never_monitored_has_no_weight() -> None:
-    """Nor has one whose parent nobody knows, where its own tokens were not monitored."""
+def test_a_sequence_that_was_never_monitored_weighs_as_the_others_do() -> None:
+    """The mean of those that were, and nobody has a weight where none was; a parent that nobody knows says nothing."""
     unknown = sequence("b", "2", False, parent=None, fork=5, entropies=[None])
-    assert vote_weights([sequence("a", "1", True, entropies=[None, None]), unknown]) == (None, None)
+    known = [sequence("a", "1", True, entropies=[1.0]), sequence("c", "1", True, entropies=[0.4])]
+    assert vote_weights([known[0], unknown, known[1]])[1] == pytest.approx(MAX_ENTROPY - 0.7)
+    assert vote_weights([unknown, unknown]) == (None, None)
 
 
 def weighted_folder(folder: Path) -> Path:

@@ -39,7 +39,7 @@ SCORES: dict[str, PromptScore] = {
 class Row:
     """One experiment. `saved_*` are shares of tokens (0 to 1); over `parallel`, on the prompts that both have.
 
-    `weighted_cons_at_k` weighs votes by entropies, over the prompts whose votes all have one.
+    `weighted_cons_at_k` weighs votes by entropies, over the prompts that have any.
     """
 
     measures: Measures
