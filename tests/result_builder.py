@@ -10,9 +10,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from eager.grading import MathGrader
 from eager.results.experiment import Experiment
+from eager.results.findings import Findings
 from eager.results.published import list_key, prompt_entry
-from eager.results.result_file import write_result_file
+from eager.results.result_file import ResultFile, write_result_file
+from eager.results.scores import Regrader
 from eager.store.journal import Journal
 from eager.store.records import PromptRecord, SequenceRecord, merged
 from eager.types import Branch
@@ -250,3 +253,14 @@ def published_prompt(
     if branches is not None:
         entry["recorded_branches"] = [str(branch) for branch in branches]
     return entry
+
+
+def read(path: Path, findings: Findings | None = None) -> list[PromptRecord]:
+    """The records of a result file; what carries no grades is graded."""
+    with MathGrader() as grader:
+        return list(ResultFile(path, findings or Findings(), Regrader(grader)).records())
+
+
+def column(item: PromptRecord, name: str) -> list:
+    """One field of every sequence."""
+    return [getattr(sequence, name) for sequence in item.sequences]

@@ -6,26 +6,25 @@ import hashlib
 import json
 import time
 from collections import abc
-from collections.abc import Iterable, Iterator, Mapping, Sequence as Seq
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
-from eager.branching import IsSettled
-from eager.budget import SETTLED, ExtraRounds, adapt_shares, label_shares, majority_certainty
+from eager.budget import SETTLED, ExtraRounds, adapt_shares, label_shares
 from eager.engines import Engine
 from eager.errors import EagerError
 from eager.generate import Generator, Progress
 from eager.grading import MathGrader
-from eager.recording import Recorder
+from eager.recording import Clock, Recorder
 from eager.results.experiment import KINDS, PUBLISHED_KINDS, Experiment, shortest
-from eager.results.folder import write_experiment
+from eager.results.folder import finished_prompts, keep_older_file, write_experiment
 from eager.results.scores import ExperimentResult, Regrader
 from eager.store.journal import Journal, StoreError
 from eager.store.records import PromptRecord, merged
 from eager.tasks import LoadedTask, Problem
-from eager.types import MAX_ENTROPY, BranchConfig, Generation, SamplingParams, SequenceResult, TreeJob
-from eager.voting import Voting
+from eager.types import MAX_ENTROPY, BranchConfig, Generation, SamplingParams, TreeJob
+from eager.voting import Voting, settles
 
 EXPERIMENTS: dict[str, tuple[str, ...]] = {**{kind: (kind,) for kind in KINDS}, "all": PUBLISHED_KINDS}
 """What each name runs, in this order."""
@@ -70,18 +69,6 @@ class RunPlan:
             raise ValueError("a run needs rules of branching that differ in nothing but their thresholds")
 
 
-class _Clock:
-    """Shares out the wall time among the lines of the journal."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-
-    def lap(self) -> float:
-        """Seconds since the last call."""
-        last, self._last = self._last, time.monotonic()
-        return self._last - last
-
-
 class Run:
     """Experiments over a task, recorded prompt by prompt; what the journal already holds is not generated again."""
 
@@ -102,12 +89,14 @@ class Run:
         self._regrader = Regrader(grader, may_fall_back=False)
         self._unwritten: Experiment | None = None  # has prompts that its result file lacks
         self._on_progress = on_progress
+        self.notices: list[str] = []
+        """Sentences about files that were in the folder and are replaced."""
         self._prompts = [_encode(engine, task, problem) for problem in task.problems]
         for problem, ids in zip(task.problems, self._prompts, strict=True):
             _check_fits(problem, len(ids), engine)
         _check_votes(plan, task)
         self._recorder = Recorder(engine, task, self._prompts, grader)
-        self._clock = _Clock()
+        self._clock = Clock()
 
     def run(self) -> Iterator[ExperimentResult]:
         """Yield each experiment's result as it is complete. Raises RunError, StoreError or EngineError."""
@@ -128,7 +117,8 @@ class Run:
     def _run_one(self, kind: str, rules: BranchConfig) -> ExperimentResult:
         experiment = Experiment(kind, None if kind == "parallel" else rules.entropy_threshold)
         name = experiment.name
-        left = sorted(set(range(len(self._prompts))) - set(self._journal.prompts(name)))
+        self.notices += keep_older_file(self._journal, experiment)
+        left = sorted(set(range(len(self._prompts))) - set(finished_prompts(self._journal, experiment)))
         if kind == "parallel":
             finished = self._one_tree_each(name, left, rules, is_parallel=True)
         elif kind == "eager_init":
@@ -149,24 +139,13 @@ class Run:
     ) -> abc.Generator[PromptRecord, None, None]:
         generator = self._generator(name)
         n_roots = rules.max_sequences if is_parallel else 1
+        settle = None if is_parallel else self._plan.settle
         for index in left:
             job = self._job(index, rules, first_sequence=0)
             job = replace(job, n_roots=n_roots, record_entropies=is_parallel and self._plan.record_entropies)
-            generator.add(job, None if is_parallel else self._settled_at(index))
+            generator.add(job, None if settle is None else settles(settle, self._recorder, self._regrader, index))
         for job, generation in generator.run():
             yield self._recorder.record(name, job.prompt_index, [generation], first_sequence=0)
-
-    def _settled_at(self, index: int) -> IsSettled | None:
-        """Whether the answers of a prompt's ended sequences settle its vote; None where nobody asks."""
-        settle = self._plan.settle
-        if settle is None:
-            return None
-
-        def is_settled(ended: Seq[SequenceResult]) -> bool:
-            answers = [self._recorder.answer(sequence, index) for sequence in ended]
-            return majority_certainty(self._regrader.group(answers)) >= settle
-
-        return is_settled
 
     # -- rounds of extra trees: eager_adapt and eager -----------------------------------------------------------
 

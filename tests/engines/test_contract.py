@@ -1,5 +1,6 @@
 """The engine contract (eager.engines.base), over every engine."""
 
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -224,3 +225,9 @@ def test_multilingual_and_special_text_survives(engine):
 def test_versions_name_what_the_results_depend_on(engine):
     """Every real engine says which version of its library it ran."""
     assert engine.name == "scripted" or any(engine.versions().values())
+
+
+def test_the_identity_of_a_loaded_model_stays(engine):
+    """A folder is held to it: the same each time it is asked, and as it comes back from JSON."""
+    identity = engine.identity()
+    assert json.loads(json.dumps(engine.identity())) == identity

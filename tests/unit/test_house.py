@@ -43,6 +43,14 @@ PROCESSES = {
     "code_eval/sandbox.py": "bubblewrap",
     "engines/_native_check.py": "native code that may kill its process",
 }
+# Everyone else writes files through `eager.atomic`: whole or not at all, by the umask, through links.
+WRITERS = {
+    "atomic.py": "the one",
+    "code_eval/environment.py": "inside what `made_once` makes",
+    "code_eval/judge.py": "as a child, what `made_once` has asked for",
+    "engines/_native_probe.py": "in a temporary folder, for a child",
+    "store/journal.py": "appends, and sets damaged lines aside in place",
+}
 CORE = {"types", "entropy", "randomness", "branching", "branch_rules", "budget", "generate"}
 
 
@@ -152,6 +160,22 @@ def test_few_read_the_environment():
 def test_few_start_processes():
     """Only those on the list, each for its reason; all Pythons among them are started isolated."""
     assert files_that_name("subprocess", "multiprocessing", "system", "popen", "fork") == set(PROCESSES)
+
+
+def writes_files(node: ast.AST) -> bool:
+    """Whether this is a call that writes a file under its final name."""
+    if not isinstance(node, ast.Call):
+        return False
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    modes = [arg.value for arg in node.args[:2] if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+    is_opened = name == "open" and any(re.fullmatch("[rwxabt+]*[wxa+][rwxabt+]*", mode) for mode in modes)
+    return is_opened or name in ("write_text", "write_bytes", "copyfile", "copy2")
+
+
+def test_few_write_files():
+    """Only those on the list, each for its reason."""
+    trees = {path.relative_to(SRC).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
+    assert {name for name, tree in trees.items() if any(map(writes_files, ast.walk(tree)))} == set(WRITERS)
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if top_level(p) in CORE], ids=lambda p: p.name)

@@ -92,31 +92,32 @@ def test_every_engine_has_its_options_class():
 # -- ranges -----------------------------------------------------------------------------------------------------
 
 OUTSIDE = [
-    ("max_model_len", (0, -1, 1.5, True, "long", None)),
-    ("capacity", (0, -1, 2.0, True, "many", math.nan)),
+    ("max_model_len", (0, -1, 1.5, True, "long", None, 2**31, 10**400, math.inf)),
+    ("capacity", (0, -1, 2.0, True, "many", math.nan, 65537, 10**400, math.inf)),
     ("device", ("gpu", 0)),
     ("dtype", ("", 16)),
     ("gpu_memory_utilization", (0, 1.01, math.nan, math.inf, -math.inf, "0.5", True)),
-    ("kv_cache_gib", (0, -1, math.nan, math.inf, "4", True)),
-    ("tensor_parallel_size", (0, 1.5, "2")),
-    ("pipeline_parallel_size", (0,)),
-    ("data_parallel_size", (0,)),
+    ("kv_cache_gib", (0, -1, math.nan, math.inf, "4", True, 2**20 + 1, 1e300, 10**400)),
+    ("tensor_parallel_size", (0, 1.5, "2", 1025)),
+    ("pipeline_parallel_size", (0, 1025)),
+    ("data_parallel_size", (0, 1025)),
     ("quantization", ("", 8)),
     ("trust_remote_code", (1, "yes")),
     ("enforce_eager", (0, "no")),
-    ("block_size", (0, "big")),
-    ("max_num_batched_tokens", (0,)),
-    ("seed", (1.5, "x", math.nan)),
-    ("n_cells", (0, 10.5)),
-    ("n_threads", (0, -2, "two")),
+    ("block_size", (0, "big", 65537, math.inf)),
+    ("max_num_batched_tokens", (0, 2**20 + 1, math.nan)),
+    ("seed", (1.5, "x", math.nan, 2**63, -(2**63) - 1, 10**400)),
+    ("n_cells", (0, 10.5, 2**31, 10**400, math.inf)),
+    ("n_threads", (0, -2, "two", 513)),
     ("flash_attn", (1, "on")),
     ("type_k", ("q9", 8, "Q8_0")),
     ("type_v", ("q9", None)),
     ("chat_template", ("", 5)),
     ("chat_template_kwargs", ([], "x", {1: 2}, {"messages": []}, {"tokenize": False}, {"bos_token": ""})),
-    ("tokens_per_step", (0, "two")),
-    ("seconds_per_step", (-1, math.nan, math.inf, "slow")),
-    ("fail_after", (-1, 1.5)),
+    ("chat_date", ("", "tomorrow", "2026-02-30", 20260101)),
+    ("tokens_per_step", (0, "two", 2**31)),
+    ("seconds_per_step", (-1, math.nan, math.inf, "slow", 86401, 1e300)),
+    ("fail_after", (-1, 1.5, 2**31)),
     ("script", ("chain", 5)),
     ("stops", ({0},)),
     ("vocabulary", ("words", 5)),
@@ -128,7 +129,9 @@ OUTSIDE = [
 def test_a_value_outside_its_range_is_refused(name, value):
     """In every engine that has the option; the sentence tells the range and the value."""
     for options_class in (c for c in CLASSES if name in c.names()):
-        assert refusal(lambda c=options_class: c.of({name: value})).startswith(f"{name} must be ")
+        sentence = refusal(lambda c=options_class: c.of({name: value}))
+        assert sentence.startswith(f"{name} must be ")
+        assert len(sentence) < 250
 
 
 def test_every_option_has_its_range():
@@ -145,12 +148,34 @@ def test_every_option_has_its_range():
         ("rope_freq_base", "10", "a number"),
         ("rope_freq_base", 1e300, "a number"),
         ("no_perf", 1, "true or false"),
+        ("load_mode", 99, "one of -1, 0, 1, 2, 3, 4"),
+        ("split_mode", -2, "one of 0, 1, 2, 3"),
     ],
 )
 def test_a_value_that_llama_cpp_cannot_hold_is_refused(name, value, wanted):
-    """ctypes would wrap a number that is too large without a word."""
+    """ctypes would wrap a number that is too large without a word, and a mode without a name ends the process."""
     needs.package("llama_cpp", "llama-cpp")
     assert refusal(lambda: LlamaCppOptions.of({name: value})) == f"{name} must be {wanted}, got {value!r}"
+
+
+def test_a_number_too_long_to_be_shown_is_refused():
+    """Python itself writes out no more than 4300 digits."""
+    assert refusal(lambda: LlamaCppOptions(capacity=10**5000)).endswith(", got a longer number")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 10**30, {"a": [1, {"b": -math.inf}]}, [2**63]])
+def test_numbers_for_a_library_are_finite_and_fit(monkeypatch, value):
+    """However deep they lie; vLLM's checks let nan into any range."""
+    monkeypatch.setattr(VLLMOptions, "library_names", classmethod(lambda cls: frozenset({"cpu_offload_gb"})))
+    sentence = refusal(lambda: VLLMOptions.of({"cpu_offload_gb": value}))
+    assert sentence.startswith("cpu_offload_gb must have finite numbers of at most 64 bits, got ")
+
+
+def test_other_values_for_a_library_pass(monkeypatch):
+    """Texts, switches, nothing, and numbers in lists."""
+    monkeypatch.setattr(VLLMOptions, "library_names", classmethod(lambda cls: frozenset({"hf_overrides"})))
+    for value in ("a", True, None, -(2**62), 0.5, {"a": [1, None, "b", False]}):
+        assert VLLMOptions.of({"hf_overrides": value}).library == {"hf_overrides": value}
 
 
 def test_the_size_of_the_cache_is_given_once():

@@ -184,7 +184,7 @@ def nasty_page(tmp_path_factory: pytest.TempPathFactory) -> Page:
         ("title", "EAGer report: {0} on {0}", 1),
         ("h1", "{0} on {0}", 1),
         ("li", "{0}", 1),  # the engine, among the facts
-        ("li", "'.*{0} 1/{0}_aware_results__th2.5.json' is not JSON, .*", 1),  # a problem
+        ("li", "'.*{0} 1/{0}_aware_results__th2.5.json' is cut short or damaged before .*", 1),  # a problem
         ("li", ".*{0} 2.*: 1 of 1 sequence are ungraded", 2),  # a notice an experiment
         ("span", "{0} 1", 1 + 2 + 2 * 3),  # a card, two rows of results, three pairs each
     ],
@@ -346,6 +346,16 @@ def test_the_page_lies_in_the_folder_it_is_about(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert (tmp_path / "run" / "report.html").is_file()
     assert (tmp_path / "run" / "report_plots").is_dir()
+
+
+def test_a_page_for_standard_output_is_all_that_goes_there(tmp_path: Path) -> None:
+    """Piped on or redirected, the page is whole; no folder of plots lies beside a device, nothing else is said."""
+    folder = demo_folder(tmp_path / "run", n_prompts=2)
+    done = run_eager("report", folder, "--output", "/dev/stdout")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("<!doctype html>")
+    assert done.stdout.rstrip().endswith("</html>")
+    assert not Path("/dev/stdout_plots").exists()
 
 
 def test_the_entropy_plot_marks_the_thresholds_that_were_asked_for(tmp_path: Path) -> None:

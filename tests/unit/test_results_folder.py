@@ -13,10 +13,10 @@ from result_builder import demo_folder, grouped, record, sequence, write_experim
 from eager.grading import MathGrader
 from eager.recap import recap
 from eager.results.experiment import Experiment
-from eager.results.findings import Findings
-from eager.results.folder import open_folder, write_experiment
+from eager.results.findings import Findings, ResultsError
+from eager.results.folder import keep_older_file, open_folder, write_experiment
 from eager.results.scores import Regrader
-from eager.store.journal import Journal
+from eager.store.journal import Journal, StoreError
 
 
 def journal_folder(folder: Path) -> Path:
@@ -35,6 +35,53 @@ def test_a_journal_needs_no_result_file_and_no_ijson(tmp_path: Path, monkeypatch
     assert comparison.findings.problems == []
     write_experiment_file(tmp_path, "eager_adapt", [record("eager_adapt", 0, [sequence("a", "1", True)])])
     assert "without ijson: pip install 'eager-gen[report]'" in recap([tmp_path]).findings.problems[0]
+
+
+def test_a_damaged_journal_and_no_ijson_are_both_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither source can be read: the sentence says why, for the journal and for every file."""
+    monkeypatch.setattr("eager.results.json_stream.find_spec", lambda name: None)
+    folder = demo_folder(tmp_path / "run", n_prompts=2)
+    (folder / "journal.jsonl").write_bytes(b"oops\n")
+    with pytest.raises(ResultsError) as caught:
+        recap([folder])
+    for part in ("journal.jsonl', line 1: not how", "eager_th2.2.json, parallel.json cannot be read without ijson"):
+        assert part in str(caught.value)
+
+
+def test_every_file_that_is_no_result_is_named(tmp_path: Path) -> None:
+    """Not the first or the last alone; of this folder only, and each once."""
+    needs.package("ijson", "report")
+    for name in ("parallel", "eager_init_th2", "mine"):
+        (tmp_path / f"{name}.json").write_text("oops")
+    findings = Findings()
+    findings.problem("of another folder")
+    with pytest.raises(ResultsError) as caught:
+        open_folder(tmp_path, findings)
+    assert [str(caught.value).count(f"{name}.json'") for name in ("parallel", "eager_init_th2", "mine")] == [1, 1, 1]
+    assert "another folder" not in str(caught.value)
+
+
+def test_a_file_that_the_journal_did_not_make_is_kept(tmp_path: Path) -> None:
+    """An old result is copied before it is replaced: once, under a number where another copy has the name."""
+    folder = journal_folder(tmp_path)
+    (folder / "eager_adapt_th2.json").write_text("old")
+    (folder / "eager_adapt_th2.json.before-run").write_text("older")
+    journal = Journal(folder)
+    for _ in range(2):
+        (sentence,) = keep_older_file(journal, Experiment("eager_adapt", 2.0))
+        assert sentence.endswith("kept as eager_adapt_th2.json.before-run-2")
+    kept = {path.name: path.read_text() for path in folder.glob("*.before-run*")}
+    assert kept == {"eager_adapt_th2.json.before-run": "older", "eager_adapt_th2.json.before-run-2": "old"}
+    (folder / "parallel.json").write_text("of the journal")
+    assert keep_older_file(journal, Experiment("parallel")) == []
+
+
+def test_settings_that_lack_what_a_result_file_says_are_one_sentence(tmp_path: Path) -> None:
+    """A first line without a checksum can lose a name and be whole otherwise."""
+    journal = Journal(write_journal(tmp_path, [record("parallel", 0, [sequence("a", "1", True)])], n_prompts=1))
+    del journal.settings["n_prompts"]
+    with pytest.raises(StoreError, match="line 1: says no n_prompts"):
+        write_experiment(journal, Experiment("parallel"), Regrader(MathGrader()))
 
 
 def test_an_extra_experiment_lists_its_inits_sequences_first(tmp_path: Path) -> None:
@@ -98,7 +145,7 @@ def test_a_damaged_journal_is_said_and_its_files_are_read(tmp_path: Path, damage
 
 
 def test_a_damaged_record_costs_its_own_prompt(tmp_path: Path) -> None:
-    """A line damaged in its middle is left out, and its prompt is named."""
+    """A line damaged in its middle is left out, and its number is named."""
     folder = journal_folder(tmp_path)
     path = folder / "journal.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
@@ -106,7 +153,8 @@ def test_a_damaged_record_costs_its_own_prompt(tmp_path: Path) -> None:
     path.write_bytes(b"".join(lines))
     comparison = recap([folder])
     assert len(comparison.rows[0].measures.prompts) == 1
-    assert "no whole record of parallel, prompt 1" in comparison.findings.problems[0]
+    assert "journal.jsonl', line 3: damaged, left out" in comparison.findings.problems[0]
+    assert any("holds 1 of 2 prompts" in notice for notice in comparison.findings.notices)
 
 
 def test_a_run_that_is_still_going_can_be_read(tmp_path: Path) -> None:

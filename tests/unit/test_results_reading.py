@@ -8,7 +8,16 @@ from pathlib import Path
 
 import needs
 import pytest
-from result_builder import demo_folder, published_prompt, record, sequence, write_experiment_file, write_published
+from result_builder import (
+    column,
+    demo_folder,
+    published_prompt,
+    read,
+    record,
+    sequence,
+    write_experiment_file,
+    write_published,
+)
 
 from eager.grading import MathGrader
 from eager.prefix import common_prefix
@@ -25,16 +34,6 @@ from eager.store.records import PromptRecord
 needs.package("ijson", "report")
 
 OUTPUT = "2025-10-01_12-00-01"
-
-
-def read(path: Path, findings: Findings | None = None) -> list[PromptRecord]:
-    with MathGrader() as grader:
-        return list(ResultFile(path, findings or Findings(), Regrader(grader)).records())
-
-
-def column(item: PromptRecord, name: str) -> list:
-    """One field of every sequence."""
-    return [getattr(sequence, name) for sequence in item.sequences]
 
 
 def test_every_sequence_of_our_own_file_comes_back(tmp_path: Path) -> None:
@@ -242,8 +241,8 @@ def test_answers_keep_their_quotes_brackets_and_backslashes() -> None:
     assert parse_answers(repr(answers)) == answers
 
 
-@pytest.mark.parametrize("text", ["[0.1, NaN]", "[[1]]", "0.5", '["a"]', "[1e999]", "[" * 100_000, "{}", "[null]"])
-def test_entropies_are_one_list_of_finite_numbers(text: str) -> None:
+@pytest.mark.parametrize("text", ["[[1]]", "0.5", '["a"]', "[" * 100_000, "{}", "[null]", "[" + "{}," * 9 + "{}]"])
+def test_entropies_are_one_list_of_numbers(text: str) -> None:
     """Anything else would be a wrong number in a mean: it is refused."""
     with pytest.raises(UnreadableError):
         parse_entropies(text)
@@ -318,11 +317,9 @@ def test_an_index_that_stands_twice_is_refused(tmp_path: Path) -> None:
     assert "prompt 1: 'prompt_index' 7 stands in the file twice" in findings.problems[0]
 
 
-@pytest.mark.parametrize(
-    "field", ["'entropy': 1e999", "'gen_step': -1", "'entropy_threshold': 'x'", "'gen_step': 1e30"]
-)
+@pytest.mark.parametrize("field", ["'gen_step': -1", "'entropy_threshold': 'x'", "'gen_step': 1e30"])
 def test_a_branch_with_impossible_numbers_is_refused(tmp_path: Path, field: str) -> None:
-    """A position or an entropy that cannot be would end up in the plots."""
+    """A position that cannot be would end up in the plots."""
     branch = (
         "{'seq_idx': 0, 'gen_step': 0, 'auto_selected_token': '', 'entropy': 2.5, 'entropy_threshold': 2.2,"
         " 'man_token_original': '', 'man_token_branch': '', 'new_seq_idx': 0, 'last_generated_chars': '', "

@@ -1,6 +1,7 @@
 """The journal and the result file by themselves."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -90,6 +91,28 @@ def test_a_run_that_finished_nothing_may_be_begun_anew(journal):
         Journal(journal.folder, {"seed": 3})
 
 
+@pytest.mark.parametrize(
+    ("begun", "now", "sentence"),
+    [
+        ({"dtype": "float16"}, {}, "begun with dtype='float16', now it is its default: use the same"),
+        ({}, {"system_prompt": "Be brief."}, "begun with system_prompt=its default, now it is 'Be brief.': use"),
+        ({"max_tokens": None}, {"max_tokens": 5}, "begun with max_tokens=its default, now it is 5: use"),
+        (
+            {"threshold_percentile": 99.0},
+            {"threshold_percentile": None},
+            "threshold_percentile=99.0, now it is None: use",
+        ),
+    ],
+)
+def test_a_setting_at_its_default_is_called_that(tmp_path, begun, now, sentence):
+    """It is not written, so there is no value to show; None is a value of the percentile alone."""
+    first = Journal(tmp_path / "run", begun)
+    first.append(record())
+    first.close()
+    with pytest.raises(StoreError, match=re.escape(sentence)):
+        Journal(tmp_path / "run", now)
+
+
 def test_a_journal_of_another_format_is_refused(tmp_path):
     """It is neither read nor overwritten."""
     (tmp_path / "journal.jsonl").write_text('{"format": 99, "settings": {}}\n')
@@ -159,3 +182,23 @@ def test_regrading_forgets_the_classes_of_the_old_answers(journal):
     assert [s.group for s in journal.read("eager_init_th2", 0).sequences] == [0, None]
     journal.append_grades("eager_init_th2", 0, ["0", "0"], [False, False])
     assert [s.group for s in journal.read("eager_init_th2", 0).sequences] == [None, None]
+
+
+def test_parts_are_kept_until_their_prompt_is_finished(journal):
+    """A tree of an unfinished prompt is found by its first sequence, here and after reopening; it is no record."""
+    journal.append(record())
+    journal.append_part(record(experiment="eager_vote_th2"), first_sequence=2)
+    for opened in (journal, Journal(journal.folder)):
+        part = opened.part("eager_vote_th2", 0, 2, base="eager_init_th2")
+        assert part == from_line(to_line(record(experiment="eager_vote_th2")))
+        assert opened.part("eager_vote_th2", 0, 3, base="eager_init_th2") is None
+        assert opened.experiments() == ["eager_init_th2"]
+        assert opened.count("eager_vote_th2") == 0
+
+
+def test_a_part_of_another_base_is_none(journal):
+    """Where the record that it adds to was generated anew, its sequences may no longer fit."""
+    journal.append(record())
+    journal.append_part(record(experiment="eager_vote_th2"), first_sequence=2)
+    journal.append(record(text="another"))
+    assert journal.part("eager_vote_th2", 0, 2, base="eager_init_th2") is None

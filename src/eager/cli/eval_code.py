@@ -16,7 +16,7 @@ from eager.machine import NoCacheError, cache_folder
 
 if TYPE_CHECKING:
     from eager.code_eval import Checker
-    from eager.code_eval.folder import Outcome
+    from eager.code_eval.folder import Grading, Outcome
 
 _EVERY_PROMPTS = 10
 
@@ -83,22 +83,43 @@ def command(folders: tuple[Path, ...], experiments: tuple[str, ...], **options: 
     written back; NAME.json.before-eval keeps each result file as it was, NAME.code.jsonl says why a sample failed.
     An experiment is written when all of it is graded: stopped before, it stays as it was.
     """
-    from eager.code_eval.folder import Grading, grade_folder
+    from eager.code_eval.folder import Grading
     from eager.errors import EagerError
 
-    outcomes: list[Outcome] = []
     try:
         with _checker(options) as checker:
             grading = Grading(checker, options["workers"], _say, uninterrupted)
-            for folder in folders:
-                outcomes += grade_folder(folder, experiments, grading)
+            outcomes = _grade_all(folders, experiments, grading)
     except Stopped as stop:
         stop.advice = "no experiment is graded in part, those before it are written: run the same command again"
         raise
     except (EagerError, ValueError) as error:
         raise click.ClickException(str(error)) from None
-    _table(outcomes)
+    if outcomes:
+        _table(outcomes, _labels(folders))
     finish(grading.problems)
+
+
+def _grade_all(folders: tuple[Path, ...], experiments: tuple[str, ...], grading: Grading) -> list[Outcome]:
+    """Those that can be graded; that one cannot is a problem, and does not keep the others from it."""
+    from eager.code_eval.folder import grade_folder
+    from eager.errors import EagerError
+
+    outcomes: list[Outcome] = []
+    for folder in folders:
+        try:
+            outcomes += grade_folder(folder, experiments, grading)
+        except EagerError as error:  # noqa: PERF203 - a folder takes minutes
+            grading.problems.append(str(error))
+    return outcomes
+
+
+def _labels(folders: tuple[Path, ...]) -> dict[Path, str]:
+    """What stands before the names of a folder's experiments: as in recap's tables."""
+    from eager.recap import folder_labels
+
+    labels = zip(folders, folder_labels(folders), strict=True)
+    return {folder: f"{label}/" if label else "" for folder, label in labels}
 
 
 def _checker(options: dict[str, Any]) -> Checker:
@@ -122,7 +143,7 @@ def _say(name: str, n_done: int, n_prompts: int) -> None:
         click.echo(f"{name}: {n_done}{f'/{n_prompts}' if n_prompts else ''} prompts graded", err=True)
 
 
-def _table(outcomes: list[Outcome]) -> None:
+def _table(outcomes: list[Outcome], labels: dict[Path, str]) -> None:
     from eager.recap.grid import Grid
 
     numbers = ("sequences", "base", "plus", "EvalPlus", "Pass@k", "Pass rate")
@@ -132,7 +153,7 @@ def _table(outcomes: list[Outcome]) -> None:
     for outcome in outcomes:
         scores = outcome.scores
         grid.rows.append((
-            outcome.path.stem,
+            labels[outcome.path.parent] + outcome.path.stem,
             f"{scores.n_sequences - scores.n_ungraded:,}",
             f"{outcome.n_base:,}",
             f"{outcome.n_plus:,}",

@@ -15,6 +15,7 @@ from eager.cli.ending import refusal
 from eager.store.journal import JOURNAL_NAME, Journal, StoreError
 
 _LOCK_NAME = ".lock"
+_LONGEST_NAME = 60  # characters, whatever their bytes: a folder's name has 255 of those
 
 
 @contextmanager
@@ -45,7 +46,8 @@ def open_journal(given: Path | None, default: Path, settings: Mapping[str, Any])
 
 def default_folder(model_name: str, data_name: str) -> Path:
     """outputs/{model}/{data}/{timestamp}."""
-    return Path("outputs", _last_name(model_name).replace(":", "_"), _last_name(data_name), _timestamp())
+    model = _last_name(model_name).replace(":", "_")[:_LONGEST_NAME]
+    return Path("outputs", model, _last_name(data_name), _timestamp())
 
 
 def new_folder(wanted: Path) -> Path:

@@ -21,7 +21,7 @@ from eager.cli.values import UserPath
     "--output",
     type=UserPath(dir_okay=False),
     show_default="report.html in the folder; here, if there are several",
-    help="The page to write; the plots go into a folder beside it, named like it.",
+    help="The page to write; the plots go into a folder beside it, named like it. /dev/stdout gets the page alone.",
 )
 def command(folders: tuple[Path, ...], output: Path | None) -> None:
     """One HTML page that opens offline, and its plots as PNG and SVG, over the experiments in the FOLDERs.
@@ -39,9 +39,10 @@ def command(folders: tuple[Path, ...], output: Path | None) -> None:
         report = write_report(folders, output or home / "report.html")
     except EagerError as error:
         raise click.ClickException(str(error)) from None
-    size = report.page.stat().st_size
-    click.echo(f"wrote {report.page} ({size / 2**20:.1f} MB)")
-    click.echo(f"wrote {len(report.plots)} plots in {report.plots[0].parent}")
+    if report.plots:  # else the page may be what standard output holds
+        size = report.page.stat().st_size
+        click.echo(f"wrote {report.page} ({size / 2**20:.1f} MB)")
+        click.echo(f"wrote {len(report.plots)} plots in {report.plots[0].parent}")
     finish(report.comparison.findings.problems)
 
 

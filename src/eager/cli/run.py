@@ -14,7 +14,8 @@ from eager.cli.ending import Command, Stopped
 from eager.cli.options import given_to_engine, run_options
 
 if TYPE_CHECKING:
-    from eager.engines import EngineOptions
+    from eager.cli.display import Display
+    from eager.engines import Engine, EngineOptions
     from eager.experiments import Run, RunPlan
     from eager.results.scores import ExperimentResult
     from eager.store.journal import Journal
@@ -112,13 +113,15 @@ def _answer(
         grader = stack.enter_context(MathGrader())
         if task.task.answer_kind == "math":
             grader.check()  # what it lacks is better known before a model is loaded
+        _say_all(display, [*journal.problems, *journal.notices])
         display.say(f"loading {options['model_name']} with {options['engine']}")
-        engine = load_engine(options["engine"], options["model_name"], **given)
+        begun_with = _identity_of(journal)
+        engine = load_engine(options["engine"], options["model_name"], **{**_kept(begun_with), **given})
         stack.callback(engine.shutdown)
-        versions = {"eager-gen": __version__, **engine.versions()}
-        about = {"notes": options["notes"], "versions": versions, "engine_options": engine_options.about()}
-        journal.append_about(about)
+        _check_identity(begun_with, engine.identity(), options["model_name"], journal.folder)
+        journal.append_about(_about(engine, options["notes"], engine_options))
         run = Run(plan, engine, task, journal, grader, display.show)
+        stack.callback(lambda: _say_all(display, run.notices))
         results: list[ExperimentResult] = []
         # However the run ends, what was finished is written and shown; the display has gone by then.
         stack.callback(_show, results, journal.folder)
@@ -140,6 +143,11 @@ def _write(run: Run, ended_by: BaseException | None) -> None:
             click.echo(f"Error: {error}", err=True)
 
 
+def _say_all(display: Display, sentences: list[str]) -> None:
+    for sentence in sentences:
+        display.say(sentence)
+
+
 def _bound(options: dict[str, Any], engine: EngineOptions) -> dict[str, Any]:
     """The model's and the engine's part of the settings.
 
@@ -151,6 +159,38 @@ def _bound(options: dict[str, Any], engine: EngineOptions) -> dict[str, Any]:
     names = {name: options[name] for name in ("model_name", "engine")}
     always = {"dtype": VLLMOptions().dtype, "max_model_len": engine.max_model_len}
     return {**names, **always, **engine.settings()}
+
+
+def _identity_of(journal: Journal) -> dict[str, Any]:
+    """What the engine said of the model when the folder's records were made; a folder of old says nothing."""
+    found = journal.about.get("identity", {}) if journal.experiments() else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _kept(begun_with: dict[str, Any]) -> dict[str, Any]:
+    """What a run that goes on hands to the engine again: the date that its prompts have."""
+    return {name: value for name, value in begun_with.items() if name == "chat_date"}
+
+
+def _about(engine: Engine, notes: str, engine_options: EngineOptions) -> dict[str, Any]:
+    """What is recorded of a run beside its settings."""
+    versions = {"eager-gen": __version__, **engine.versions()}
+    options = engine_options.about()
+    return {"notes": notes, "versions": versions, "engine_options": options, "identity": engine.identity()}
+
+
+def _check_identity(begun_with: dict[str, Any], now: dict[str, Any], model_name: str, folder: Path) -> None:
+    """Raises RunError where model or context are not those of the folder's records."""
+    from eager.experiments import RunError
+
+    for name in begun_with.keys() & now.keys():
+        if begun_with[name] == now[name]:
+            continue
+        if name == "model_files":
+            what = f"the files of model '{model_name}' are not those that it was begun with: put those back"
+        else:
+            what = f"{name} was {begun_with[name]}, now it is {now[name]}: give what makes it {begun_with[name]} again"
+        raise RunError(f"'{folder}' cannot be continued, {what}, or use another --output_dir")
 
 
 def _show(results: list[ExperimentResult], folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence as Seq
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +10,7 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from eager.atomic import replacing, replacing_bytes
+from eager.atomic import copy_file, replacing
 from eager.code_eval.checker import Checker, Verdict
 from eager.code_eval.extract import own_words, with_open_thought
 from eager.code_eval.humaneval import CodeProblem
@@ -115,11 +114,26 @@ def grade_folder(folder: Path, wanted: Seq[str], grading: Grading) -> list[Outco
     `wanted` holds names of experiments, or of result files without .json. Raises CodeEvalError, ResultsError or
     StoreError where nothing can be graded or written.
     """
+    n_known = len(grading.problems)
     findings = Findings()
+    try:
+        outcomes = _grade(folder, wanted, grading, findings)
+    finally:  # what was lost is said, whatever ends it
+        grading.problems.extend(findings.problems)
+    if not outcomes:
+        why = f" ({'; '.join(grading.problems[n_known:])})" if grading.problems[n_known:] else ""
+        del grading.problems[n_known:]
+        raise CodeEvalError(
+            f"'{folder}' holds no HumanEval+ prompt that can be graded{why}: give a run of evalplus/humanevalplus"
+        )
+    return outcomes
+
+
+def _grade(folder: Path, wanted: Seq[str], grading: Grading, findings: Findings) -> list[Outcome]:
+    outcomes = []
     with _locked_journal(folder) as journal, MathGrader() as grader:
         everything = open_folder(folder, findings, journal=journal)
         chosen = _chosen(folder, everything, wanted)
-        outcomes = []
         for results in chosen:
             judged = grading.judge(results)
             if judged and results.is_whole:  # a damaged file stays as it is
@@ -127,20 +141,20 @@ def grade_folder(folder: Path, wanted: Seq[str], grading: Grading) -> list[Outco
                     outcomes.append(_write(results, judged, Regrader(grader, may_fall_back=False)))
         if outcomes:
             _rewrite_dependents(everything, chosen, Regrader(grader, may_fall_back=False))
-    grading.problems.extend(findings.problems)
-    if not outcomes:
-        why = f" ({'; '.join(grading.problems)})" if grading.problems else ""
-        raise CodeEvalError(
-            f"'{folder}' holds no HumanEval+ prompt that can be graded{why}: give a run of evalplus/humanevalplus"
-        )
     return outcomes
 
 
 def _locked_journal(folder: Path) -> AbstractContextManager[Journal | None]:
     """The folder's journal, so that no run writes to it meanwhile. Raises StoreError."""
-    if not (folder / JOURNAL_NAME).is_file():
-        return nullcontext()
-    return closing(Journal(folder, Journal(folder).settings))
+    try:
+        if not (folder / JOURNAL_NAME).exists():
+            return nullcontext()
+        settings = Journal(folder).settings
+    except StoreError as error:
+        raise StoreError(f"{error}; moved out of the folder, it leaves the result files to be graded") from None
+    except OSError as error:
+        raise StoreError(f"the journal in '{folder}' cannot be read ({error.strerror}): make it readable") from None
+    return closing(Journal(folder, settings))
 
 
 def _chosen(folder: Path, everything: Seq[Results], wanted: Seq[str]) -> list[Results]:
@@ -204,8 +218,8 @@ def keep_original(path: Path) -> None:
     """Keep `path` as it was before its first evaluation."""
     backup = path.with_name(path.name + BACKUP)
     if path.is_file() and not backup.exists():
-        with _as_store_error(backup), path.open("rb") as source, replacing_bytes(backup) as copy:
-            shutil.copyfileobj(source, copy)
+        with _as_store_error(backup):
+            copy_file(path, backup)
 
 
 def _write_sidecar(path: Path, judged: Seq[Judged]) -> None:

@@ -6,6 +6,7 @@ A template is a program by whoever made the model, so whatever it raises becomes
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence as Seq
+from datetime import datetime
 from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError
@@ -24,6 +25,7 @@ _RAISED_BY_TEMPLATES = (
     AttributeError,
     ArithmeticError,
     RecursionError,
+    MemoryError,
 )
 
 # The second is gpt-oss, which answers in harmony's channels: thinking is over where the channel "final" starts.
@@ -40,16 +42,35 @@ class _GenerationTag(Extension):  # type: ignore[misc] # jinja2 is not followed 
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def check_template(text: str | None) -> None:
-    """Raises EngineError where a template of the user's does not parse, before a model is loaded for it."""
+def check_template(text: str | None, owner: str = "") -> None:
+    """Raises EngineError where a template cannot be compiled, before a model is loaded for it where it is the user's.
+
+    `owner` says whose it is, where it is not the user's.
+    """
     environment = ImmutableSandboxedEnvironment(extensions=[_GenerationTag, "jinja2.ext.loopcontrols"])
     try:
-        environment.parse(text or "")
-    except TemplateSyntaxError as error:
+        environment.from_string(text or "")
+    except (TemplateError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = f"line {error.lineno}: " if isinstance(error, TemplateSyntaxError) else ""
+        reason = f"{line}{first_line(error)}"
         raise EngineError(
-            f"the chat template does not parse (line {error.lineno}: {first_line(error)}): mend the file of "
-            "--chat_template, or leave it out for the model's own"
+            f"the chat template{owner} does not parse ({reason}): give one that does as --chat_template"
         ) from None
+
+
+def chat_date(template: str, given: str | None) -> datetime | None:
+    """The moment that a template which asks for it writes into every prompt; None for a template that does not.
+
+    It is the one `given`, else that of the start: prompts of one run must not differ by when they were made.
+    """
+    if "strftime_now" not in template:
+        return None
+    return datetime.fromisoformat(given) if given else datetime.now().replace(microsecond=0)
+
+
+def chat_identity(date: datetime | None) -> dict[str, str]:
+    """What an engine's `identity` says of it."""
+    return {} if date is None else {"chat_date": date.isoformat()}
 
 
 def encode_with(template: Callable[[], Seq[int]]) -> list[int]:

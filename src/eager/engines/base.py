@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence as Seq
+from typing import Any
 
 from eager.errors import EagerError
 from eager.types import Delta, Request, Stops
@@ -69,6 +70,13 @@ class Engine(ABC):
 
     def versions(self) -> dict[str, str]:
         """Versions of what the results depend on, for the record."""
+        return {}
+
+    def identity(self) -> dict[str, Any]:
+        """What the results depend on and only a loaded model tells, by names as those of options; goes into JSON.
+
+        A run goes on in its folder only where this is as it was.
+        """
         return {}
 
     def shutdown(self) -> None:  # noqa: B027 - an engine may have nothing to give back

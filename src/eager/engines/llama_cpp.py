@@ -19,14 +19,18 @@ from typing import Any
 
 import numpy as np
 
+from eager.engines._chat import chat_identity
 from eager.engines._draw import best_k, draw
 from eager.engines._llama_batch import Feed, LlamaSequence, in_batches
+from eager.engines._llama_cells import CacheNeeds
 from eager.engines._llama_kv import KVCache
-from eager.engines._llama_library import llama_cpp
+from eager.engines._llama_library import llama_cpp, made
 from eager.engines._llama_model import LlamaModel
+from eager.engines._model_files import fingerprint
 from eager.engines.base import Engine, EngineError
 from eager.engines.options_llama_cpp import CACHE_TYPES, LlamaCppOptions
 from eager.entropy import top_k_entropy
+from eager.machine import memory_bytes
 from eager.prefix import common_prefix
 from eager.randomness import uniform
 from eager.types import Delta, FinishReason, Request, Token
@@ -42,9 +46,6 @@ _LONE_TOKEN_CELLS = 256
 _CPU_CAPACITY = 32
 _GPU_CAPACITY = 128
 _PREFILL_PER_STEP = 256  # tokens of prompts a step, so that the others' decoding is not held up
-_GIB = 1 << 30
-_KV_BYTES = 2 * _GIB
-_CELL_STEP = 256  # llama.cpp rounds the size of the cache up to this
 _FLASH_ATTN = {
     True: llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
     False: llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
@@ -64,10 +65,15 @@ class LlamaCppEngine(Engine):
         self._model = LlamaModel(model_name, options, gpu=self._gpu)
         self.model_name = model_name
         self.stops = self._model.stops
-        n_cells = self._asked_cells(options)
-        self.max_model_len = min(options.max_model_len, self._model.n_ctx_train, n_cells or options.max_model_len)
         self._batch_size = _GPU_BATCH if self._gpu else _CPU_BATCH
-        self._context = self._new_context(n_cells or self._default_cells(), options)
+        try:
+            needs = CacheNeeds(self._model.kv_bytes_per_token, self._model.n_ctx_train, model_name)
+            n_cells = needs.n_cells(options, memory=None if self._gpu else memory_bytes())
+            self.max_model_len = min(options.max_model_len, self._model.n_ctx_train, n_cells)
+            self._context = self._new_context(n_cells, options)
+        except EngineError:
+            llama_cpp.llama_model_free(self._model.handle)
+            raise
         self._kv = KVCache(self._context, llama_cpp.llama_n_ctx(self._context), _N_SLOTS)
         self._batch = llama_cpp.llama_batch_init(self._batch_size + 1, 0, 1)
         self._active: dict[int, LlamaSequence] = {}  # oldest first
@@ -132,6 +138,13 @@ class LlamaCppEngine(Engine):
 
     def versions(self) -> dict[str, str]:
         return {"llama-cpp-python": version("llama-cpp-python")}
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "model_files": fingerprint(self._model.files),
+            "max_model_len": self.max_model_len,
+            **chat_identity(self._model.chat_date),
+        }
 
     def shutdown(self) -> None:
         llama_cpp.llama_batch_free(self._batch)
@@ -309,22 +322,6 @@ class LlamaCppEngine(Engine):
 
     # -- set-up -------------------------------------------------------------------------------------------------
 
-    def _asked_cells(self, options: LlamaCppOptions) -> int | None:
-        """The size of the KV cache in tokens, where the options give one."""
-        if options.kv_cache_gib is None:
-            return options.n_cells
-        affordable = int(options.kv_cache_gib * _GIB) // self._model.kv_bytes_per_token
-        if affordable < _CELL_STEP:
-            raise EngineError(
-                f"a KV cache of {options.kv_cache_gib:g} GiB holds {affordable} tokens of '{self.model_name}', and"
-                f" {_CELL_STEP} are the least: raise --kv_cache_gib"
-            )
-        return affordable // _CELL_STEP * _CELL_STEP
-
-    def _default_cells(self) -> int:
-        affordable = _KV_BYTES // self._model.kv_bytes_per_token
-        return max(self.max_model_len + 1, min(affordable, 32768))
-
     def _new_context(self, n_cells: int, options: LlamaCppOptions) -> Any:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = n_cells
@@ -339,11 +336,13 @@ class LlamaCppEngine(Engine):
         params.swa_full = True  # a fork may begin before the attention window
         params.offload_kqv = params.op_offload = self._gpu
         options.set_on(params)
-        context = llama_cpp.llama_init_from_model(self._model.handle, params)
+        context, reason = made(lambda: llama_cpp.llama_init_from_model(self._model.handle, params))
         if not context:
+            remedy = (
+                "lower --max_model_len or --kv_cache_gib" if "alloc" in reason else "change the option it speaks of"
+            )
             raise EngineError(
-                f"llama.cpp cannot make a context of {n_cells} tokens for '{self.model_name}': lower --max_model_len"
-                " or --kv_cache_gib, or leave out what --engine_option changed"
+                f"llama.cpp cannot make a context of {n_cells} tokens for '{self.model_name}' ({reason}): {remedy}"
             )
         return context
 

@@ -10,9 +10,11 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from datetime import datetime
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from eager.engines.base import EngineError
+from eager.words import one_line
 
 _Options = TypeVar("_Options", bound="EngineOptions")
 
@@ -29,6 +31,7 @@ def _is_whole(value: Any) -> bool:
 
 
 _LARGEST = 2**63  # of what anything is counted in
+_LARGEST_COUNT = 2**31 - 1  # what the libraries count in
 
 
 def is_number(value: Any) -> bool:
@@ -38,14 +41,33 @@ def is_number(value: Any) -> bool:
     return isinstance(value, float) and math.isfinite(value)
 
 
-COUNT = Kind("a whole number of at least 1", lambda value: _is_whole(value) and value >= 1)
-NATURAL = Kind("a whole number of at least 0", lambda value: _is_whole(value) and value >= 0)
-WHOLE = Kind("a whole number", _is_whole)
-SIZE = Kind("a number above 0", lambda value: is_number(value) and value > 0)
-DURATION = Kind("a number of at least 0", lambda value: is_number(value) and value >= 0)
+def whole(least: int, most: int) -> Kind:
+    """A whole number in this range."""
+    return Kind(f"a whole number from {least} to {most}", lambda value: _is_whole(value) and least <= value <= most)
+
+
+COUNT = whole(1, _LARGEST_COUNT)
+NATURAL = whole(0, _LARGEST_COUNT)
+WHOLE = whole(-_LARGEST, _LARGEST - 1)
+AT_ONCE = whole(1, 65536)
+_LARGEST_GIB, _DAY = 1 << 20, 86400
+SIZE = Kind(
+    f"a number above 0 and at most {_LARGEST_GIB}", lambda value: is_number(value) and 0 < value <= _LARGEST_GIB
+)
+DURATION = Kind(f"a number from 0 to {_DAY}", lambda value: is_number(value) and 0 <= value <= _DAY)
 SHARE = Kind("a number above 0 and at most 1", lambda value: is_number(value) and 0 < value <= 1)
 TEXT = Kind("a text", lambda value: isinstance(value, str) and bool(value))
 SWITCH = Kind("true or false", lambda value: isinstance(value, bool))
+
+
+def _is_date(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and bool(datetime.fromisoformat(value))
+    except ValueError:
+        return False
+
+
+DATE = Kind("a date as 2026-01-31, or a moment as 2026-01-31T12:00:00", _is_date)
 
 
 def one_of(*names: str) -> Kind:
@@ -62,6 +84,14 @@ CHAT_KWARGS = Kind(
     "an object with none of the names that the engine sets itself (messages, add_generation_prompt, bos_token …)",
     lambda value: isinstance(value, Mapping) and all(isinstance(n, str) and n not in _CHAT_NAMES for n in value),
 )
+
+
+def shown(value: Any) -> str:
+    """A value that was given, as a sentence has it."""
+    try:
+        return one_line(repr(value), 80)
+    except ValueError:  # Python writes out no number of more than 4300 digits
+        return "a longer number"
 
 
 def option(default: Any, kind: Kind, *, is_bound: bool = False) -> Any:
@@ -81,7 +111,7 @@ class EngineOptions:
     """
 
     max_model_len: int = option(32768, COUNT, is_bound=True)
-    capacity: int | None = option(None, COUNT)
+    capacity: int | None = option(None, AT_ONCE)
     library: Mapping[str, Any] = field(default_factory=dict)
 
     engine: ClassVar[str]
@@ -95,7 +125,7 @@ class EngineOptions:
         for item in fields(self):
             kind, value = item.metadata.get("kind"), getattr(self, item.name)
             if kind is not None and not (value is None and item.default is None) and not kind.fits(value):
-                raise EngineError(f"{item.name} must be {kind.wanted}, got {value!r}")
+                raise EngineError(f"{item.name} must be {kind.wanted}, got {shown(value)}")
 
     @classmethod
     def of(cls: type[_Options], given: Mapping[str, Any]) -> _Options:
@@ -121,6 +151,7 @@ class EngineOptions:
 
     @classmethod
     def _check_library(cls, name: str, value: Any) -> None:
+        """Raises EngineError where the contract or the library does not allow it."""
         if name in cls.refused:
             raise EngineError(f"engine {cls.engine} does not take {name}: {cls.refused[name]}")
         allowed = cls.library_names()
@@ -129,6 +160,8 @@ class EngineOptions:
             meant = f" (did you mean {' or '.join(near)}?)" if near else ""
             also = f", and {cls.library_title}" if cls.library_title else ""
             raise EngineError(f"engine {cls.engine} has no option {name}{meant}: it has {', '.join(cls.names())}{also}")
+        if not _is_countable(value):
+            raise EngineError(f"{name} must have finite numbers of at most 64 bits, got {shown(value)}")
 
     def settings(self) -> dict[str, Any]:
         """What was given and can change the results; a chat template by a digest of its text."""
@@ -152,10 +185,23 @@ class EngineOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatOptions(EngineOptions):
-    """`chat_template` is a Jinja template in place of the model's own; `chat_template_kwargs` is given to either."""
+    """`chat_template` is a Jinja template in place of the model's own; `chat_template_kwargs` is given to either.
+
+    `chat_date` is what a template that asks for the date is told, by default the moment of the start.
+    """
 
     chat_template: str | None = option(None, TEXT, is_bound=True)
     chat_template_kwargs: Mapping[str, Any] | None = option(None, CHAT_KWARGS, is_bound=True)
+    chat_date: str | None = option(None, DATE, is_bound=True)
+
+
+def _is_countable(value: Any) -> bool:
+    """Whether all numbers in it, however deep, can be counted with."""
+    if isinstance(value, Mapping):
+        return all(map(_is_countable, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_countable, value))
+    return is_number(value) or not isinstance(value, int | float) or isinstance(value, bool)
 
 
 def digest(text: str) -> str:

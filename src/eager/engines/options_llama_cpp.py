@@ -9,12 +9,18 @@ from typing import Any, ClassVar, NamedTuple
 
 from eager.engines._native_check import ensure_llama_cpp_runs
 from eager.engines.base import EngineError
-from eager.engines.options import COUNT, SIZE, SWITCH, ChatOptions, is_number, one_of, option
+from eager.engines.options import COUNT, SIZE, SWITCH, ChatOptions, is_number, one_of, option, shown, whole
 
 _PLACES = {"n_gpu_layers", "main_gpu", "split_mode", "offload_kqv", "op_offload", "no_host"}
 _SET = "the engine sets it itself"
 _POINTER = "it is a pointer, which an option cannot give"
+_THREADS = whole(1, 512)  # as ggml's GGML_MAX_N_THREADS
 _DECODES = "the engine needs the weights, and logits of every sequence"
+
+
+# What begins the names of the numbers that stand for something: another number is ignored, or ends the process.
+_NAMED = {"split_mode": "LLAMA_SPLIT_MODE_", "load_mode": "LLAMA_LOAD_MODE_", "lazy_mode": "LLAMA_LAZY_MODE_"}
+_NAMED |= {"rope_scaling_type": "LLAMA_ROPE_SCALING_TYPE_"}
 
 
 class CacheType(NamedTuple):
@@ -42,7 +48,8 @@ CACHE_TYPES = {
 class LlamaCppOptions(ChatOptions):
     """The options of `LlamaCppEngine`; other fields of llama.cpp's context and model parameters go to `library`.
 
-    `n_cells` is the size of the KV cache in tokens, `kv_cache_gib` the same in GiB, by default 2. `n_threads` is by
+    `n_cells` is the size of the KV cache in tokens, `kv_cache_gib` the same in GiB, by default 2; a context that was
+    not asked for is no longer than that holds. `n_threads` is by
     default the CPUs that this process may use; `flash_attn` off makes the last bits depend on the batch.
     """
 
@@ -51,7 +58,7 @@ class LlamaCppOptions(ChatOptions):
     device: str = option("auto", one_of("auto", "cpu", "cuda"))
     n_cells: int | None = option(None, COUNT)
     kv_cache_gib: float | None = option(None, SIZE)
-    n_threads: int | None = option(None, COUNT)
+    n_threads: int | None = option(None, _THREADS)
     flash_attn: bool = option(True, SWITCH, is_bound=True)
     type_k: str = option("f16", one_of(*CACHE_TYPES), is_bound=True)
     type_v: str = option("f16", one_of(*CACHE_TYPES), is_bound=True)
@@ -87,7 +94,10 @@ class LlamaCppOptions(ChatOptions):
         super(LlamaCppOptions, cls)._check_library(name, value)
         number_type = _number_types()[name]
         if not _fits(value, number_type):
-            raise EngineError(f"{name} must be {_wanted(number_type)}, got {value!r}")
+            raise EngineError(f"{name} must be {_wanted(number_type)}, got {shown(value)}")
+        named = _named(name)
+        if named and value not in named:
+            raise EngineError(f"{name} must be one of {', '.join(map(str, sorted(named)))}, got {value}")
 
     def set_on(self, params: ctypes.Structure) -> None:
         """Give `params`, llama.cpp's for a model or for a context, what of `library` is theirs."""
@@ -104,6 +114,14 @@ def _number_types() -> Mapping[str, Any]:
     both = [*llama_cpp.llama_context_params._fields_, *llama_cpp.llama_model_params._fields_]
     plain = (ctypes.c_bool, ctypes.c_float, ctypes.c_int, ctypes.c_uint, ctypes.c_size_t)
     return {name: c_type for name, c_type in both if c_type in plain}
+
+
+def _named(name: str) -> set[int]:
+    """The numbers that llama.cpp has names for, of a parameter that is one of those."""
+    from eager.engines._llama_library import llama_cpp
+
+    prefix = _NAMED.get(name)
+    return {value for text, value in vars(llama_cpp).items() if prefix and text.startswith(prefix)}
 
 
 def _fits(value: Any, c_type: Any) -> bool:

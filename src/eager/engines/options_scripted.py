@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence as Seq
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
-from eager.engines.options import COUNT, DURATION, NATURAL, EngineOptions, Kind, option
+from eager.engines.options import AT_ONCE, COUNT, DURATION, NATURAL, EngineOptions, Kind, option
 from eager.types import Stops
 
 Script: TypeAlias = Callable[[Seq[int]], Mapping[int, float]]
@@ -28,7 +28,7 @@ class ScriptedOptions(EngineOptions):
 
     engine: ClassVar[str] = "scripted"
 
-    capacity: int = option(256, COUNT)
+    capacity: int = option(256, AT_ONCE)
     script: Script | None = option(None, _SCRIPT, is_bound=True)  # noqa: RUF009 - makes a field
     stops: Stops = option(Stops(frozenset({0})), _STOPS, is_bound=True)  # noqa: RUF009 - makes a field
     vocabulary: Seq[str] = option((), _WORDS, is_bound=True)

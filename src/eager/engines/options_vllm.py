@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
-from eager.engines.options import COUNT, SHARE, SIZE, SWITCH, TEXT, WHOLE, ChatOptions, one_of, option
+from eager.engines.options import AT_ONCE, SHARE, SIZE, SWITCH, TEXT, WHOLE, ChatOptions, one_of, option, whole
 
 _SPECULATION = (
     "with it a draw depends on what was proposed, no longer on the sequence's seed and the token's position alone"
@@ -14,6 +14,8 @@ _ONE_ENGINE = "replicas do not run under one engine in one process: give each it
 _GENERATES = "EAGer needs a model that generates text"
 _NONE_LOST = "sequences beyond it would be lost, not wait their turn"
 _SET = "the engine sets it itself"
+_REPLICAS = whole(1, 1024)
+_BATCHED = whole(1, 1 << 20)  # vLLM tries at its start whether the memory is enough for so many
 
 # Harmless: where the model runs, how much is decoded at once, how it is loaded.
 _PLACES = {"distributed_executor_backend", "distributed_timeout_seconds", "cpu_distributed_timeout_seconds"}
@@ -40,14 +42,14 @@ class VLLMOptions(ChatOptions):
     dtype: str = option("bfloat16", TEXT, is_bound=True)
     gpu_memory_utilization: float = option(0.8, SHARE)
     seed: int = option(55, WHOLE)
-    tensor_parallel_size: int = option(1, COUNT)
-    pipeline_parallel_size: int = option(1, COUNT)
-    data_parallel_size: int = option(1, COUNT)
+    tensor_parallel_size: int = option(1, _REPLICAS)
+    pipeline_parallel_size: int = option(1, _REPLICAS)
+    data_parallel_size: int = option(1, _REPLICAS)
     quantization: str | None = option(None, TEXT, is_bound=True)
     trust_remote_code: bool = option(False, SWITCH)
-    block_size: int | None = option(None, COUNT)
+    block_size: int | None = option(None, AT_ONCE)
     enforce_eager: bool | None = option(None, SWITCH, is_bound=True)
-    max_num_batched_tokens: int | None = option(None, COUNT)
+    max_num_batched_tokens: int | None = option(None, _BATCHED)
     kv_cache_gib: float | None = option(None, SIZE)
 
     library_title: ClassVar[str] = "every field of vLLM's EngineArgs"

@@ -11,14 +11,16 @@ model runner) hashes the request's seed with the position.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence as Seq
+from datetime import datetime
 from typing import Any
 
-from eager.engines._chat import check_template, encode_with, thinking_end_ids
+from eager.engines._chat import chat_date, chat_identity, check_template, encode_with, thinking_end_ids
+from eager.engines._model_files import fingerprint
 from eager.engines._vllm_api import EngineDeadError, RequestOutputKind, SamplingParams as VLLMSamplingParams
 from eager.engines._vllm_draw import draw_args
 from eager.engines._vllm_requests import Requests
 from eager.engines._vllm_room import Room
-from eager.engines._vllm_start import start, vllm_versions
+from eager.engines._vllm_start import model_files, start, vllm_versions
 from eager.engines._vllm_watch import Watch
 from eager.engines.base import Engine, EngineError
 from eager.engines.options_vllm import VLLMOptions
@@ -44,13 +46,12 @@ class VLLMEngine(Engine):
         self._is_in_process = started.is_in_process
         self._llm = started.llm
         self._tokenizer = self._llm.get_tokenizer()
-        self._chat_args = dict(options.chat_template_kwargs or {})
-        if options.chat_template is not None:
-            self._chat_args["chat_template"] = options.chat_template
-        elif getattr(self._tokenizer, "chat_template", "") is None:
-            raise EngineError(
-                f"model '{model_name}' has no chat template: use an instruct model, or give --chat_template"
-            )
+        try:
+            self._chat_args, self._chat_date = chat_args(model_name, self._tokenizer, options)
+        except EngineError:
+            self._llm.engine_core.shutdown()
+            raise
+        self._identity = (started.path, options)
         self.stops = read_stops(self._tokenizer, started.generation_config)
         self._room = Room(started.n_cells)
         self._requests = Requests(self._llm, self._new_params, max_model_len=self.max_model_len, room=self._room)
@@ -95,6 +96,14 @@ class VLLMEngine(Engine):
     def versions(self) -> dict[str, str]:
         return vllm_versions()
 
+    def identity(self) -> dict[str, Any]:
+        files = model_files(*self._identity)
+        return {
+            **({"model_files": fingerprint(files)} if files else {}),
+            "max_model_len": self.max_model_len,
+            **chat_identity(self._chat_date),
+        }
+
     def shutdown(self) -> None:
         self._llm.engine_core.shutdown()
 
@@ -123,6 +132,22 @@ class VLLMEngine(Engine):
             output_kind=RequestOutputKind.DELTA,
             skip_clone=True,
         )
+
+
+def chat_args(model_name: str, tokenizer: Any, options: VLLMOptions) -> tuple[dict[str, Any], datetime | None]:
+    """What the tokenizer is given with every chat, and the date among it; EngineError where there is no template."""
+    arguments: dict[str, Any] = dict(options.chat_template_kwargs or {})
+    own = getattr(tokenizer, "chat_template", "")
+    if options.chat_template is not None:
+        arguments["chat_template"] = options.chat_template
+    elif own is None:
+        raise EngineError(f"model '{model_name}' has no chat template: use an instruct model, or give --chat_template")
+    elif isinstance(own, str):
+        check_template(own, f" of model '{model_name}'")
+    date = chat_date(options.chat_template or str(own), options.chat_date)
+    if date is not None:
+        arguments["strftime_now"] = date.strftime  # in place of transformers' own
+    return arguments, date
 
 
 def read_stops(tokenizer: Any, generation_config: Mapping[str, Any]) -> Stops:

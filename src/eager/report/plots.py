@@ -7,8 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -16,12 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from eager.atomic import replacing, replacing_bytes
 from eager.metrics import Score, per_prompt, prompt_pass_rate
 from eager.recap.compare import Comparison, Row
 from eager.recap.correlation import PERCENTILES
 from eager.report.collected import Branches
-from eager.report.style import GRID, INK, KIND_COLOURS, KIND_MARKERS, MUTED, RC, inline_svg, line_style
+from eager.report.style import GRID, INK, KIND_COLOURS, KIND_MARKERS, MUTED, RC, line_style
 from eager.words import one_line
 
 Draw = Callable[[Comparison, Mapping[str, Branches]], Figure]
@@ -40,17 +38,20 @@ def _settings(ours: Mapping[str, Any]) -> Iterator[None]:
         yield
 
 
-def save_plot(figure: Figure, stem: Path) -> tuple[list[Path], str]:
-    """Write `stem`.png and `stem`.svg; returns them, and the SVG for the page."""
-    svg = io.StringIO()
-    # The same results give the same file: no date, and ids from the plot's name.
-    with _settings({**RC, "svg.hashsalt": stem.name}):
+class Drawing(NamedTuple):
+    """A plot as files have it."""
+
+    svg: str
+    png: bytes
+
+
+def drawn(figure: Figure, name: str) -> Drawing:
+    """The figure. The same results give the same files: no date, and ids from the plot's name."""
+    svg, png = io.StringIO(), io.BytesIO()
+    with _settings({**RC, "svg.hashsalt": name}):
         figure.savefig(svg, format="svg", metadata={"Date": None})
-        with replacing_bytes(stem.with_suffix(".png")) as png:
-            figure.savefig(png, format="png", dpi=160)
-    with replacing(stem.with_suffix(".svg")) as file:
-        file.write(svg.getvalue())
-    return [stem.with_suffix(".png"), stem.with_suffix(".svg")], inline_svg(svg.getvalue(), stem.name)
+        figure.savefig(png, format="png", dpi=160)
+    return Drawing(svg.getvalue(), png.getvalue())
 
 
 def _figure(n_panels: int, height: float, **options: Any) -> tuple[Figure, list[Any]]:

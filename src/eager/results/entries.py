@@ -14,6 +14,7 @@ from eager.results.published import (
     INHERITED,
     UNMONITORED,
     UnreadableError,
+    as_text,
     is_code,
     parse_answers,
     parse_entropies,
@@ -28,6 +29,8 @@ _WORDS_NOTICE = (
     "written by the published code, which counts the words, not the tokens, of what it generates after a tree's"
     " branching phase (-2.0): token counts are estimates"
 )
+_NOT_FINITE_NOTICE = "holds entropies that are no finite numbers: such tokens count as not monitored"
+_NO_BRANCH_NOTICE = "holds branches whose entropy or threshold is no finite number: they are left out"
 _REGRADED_NOTICE = "carries no grades: its answers were compared with the targets now"
 
 
@@ -55,7 +58,7 @@ class EntryReader:
         rows = _entropies(entry, len(texts))
         n_prompt = _prompt_characters(entry, texts)
         sequences = self._sequences(entry, texts, rows, n_prompt)
-        branches = _branches(entry)
+        branches = self._branches(entry)
         if "parents" not in entry:
             branches = _placed(branches, texts, sequences)
         n_recomputed, n_discarded = self._waste(entry, rows)
@@ -76,6 +79,8 @@ class EntryReader:
         self, entry: dict[str, Any], texts: list[str], rows: list[list[float]], n_prompt: int
     ) -> tuple[SequenceRecord, ...]:
         n = len(texts)
+        if not all(map(_is_finite, rows)):
+            self._note(_NOT_FINITE_NOTICE)
         answers = _answers(entry, n)
         correct, groups = self._grades(entry, answers)
         forks = _forks(entry, rows)
@@ -86,7 +91,7 @@ class EntryReader:
         return tuple(
             SequenceRecord(
                 token_ids=None,
-                entropies=_own(entry["entropies"][i], rows[i], forks[i]),
+                entropies=_own(rows[i], forks[i]),
                 text=texts[i][n_prompt:],
                 finish_reason=reasons[i],
                 parent=parents[i],
@@ -99,6 +104,19 @@ class EntryReader:
             )
             for i in range(n)
         )
+
+    def _branches(self, entry: dict[str, Any]) -> list[Branch]:
+        recorded = entry.get("recorded_branches") or []
+        if not isinstance(recorded, list):
+            raise UnreadableError("'recorded_branches' is not a list")
+        try:
+            said = [value if isinstance(value, dict) else parse_literal(value) for value in recorded]
+            branches = [_branch(fields) for fields in said if _has_entropy(fields)]
+        except (TypeError, ValueError, KeyError, OverflowError, RecursionError):
+            raise UnreadableError("one of its 'recorded_branches' cannot be read") from None
+        if len(branches) < len(recorded):
+            self._note(_NO_BRANCH_NOTICE)
+        return branches
 
     def _grades(self, entry: dict[str, Any], answers: list[str | None]) -> tuple[Seq[bool | None], Seq[int | None]]:
         correct = _fitting(entry, "correct", len(answers), bool)
@@ -155,7 +173,7 @@ def _said(entry: dict[str, Any], key: str) -> str | None:
     value = entry.get(key)
     if value is not None and not isinstance(value, (str, int, float)):
         raise UnreadableError(f"'{key}' is neither a text nor a number")
-    return None if value is None else str(value)
+    return as_text(value)
 
 
 def _prompt_characters(entry: dict[str, Any], texts: list[str]) -> int:
@@ -201,14 +219,23 @@ def _fitting(entry: dict[str, Any], key: str, n: int, kind: type) -> list[Any] |
     return values
 
 
-def _own(value: Any, row: list[float], fork: int) -> tuple[float | None, ...]:
+def _own(row: list[float], fork: int) -> tuple[float | None, ...]:
     """The entropies of a sequence's own tokens, None for a sentinel; by whole lists, as a row can be very long."""
-    if isinstance(value, str) and "-" not in value:
-        return tuple(row[fork:])
     own = row[fork:]
-    if own and own[0] < 0 and max(own) < 0:
-        return (None,) * len(own)
-    return tuple(own) if not own or min(own) >= 0 else tuple(e if e >= 0 else None for e in own)
+    if own and _is_finite(own):
+        if min(own) >= 0:
+            return tuple(own)
+        if max(own) < 0:
+            return (None,) * len(own)
+    return tuple(entropy if 0 <= entropy < _MOST_COUNT else None for entropy in own)
+
+
+def _is_finite(row: list[float]) -> bool:
+    """Whether all are numbers that a mean can be made of."""
+    try:
+        return math.isfinite(sum(row))
+    except OverflowError:  # an integer beyond every float
+        return False
 
 
 # -- trees: who branched from whom; the published code lists sequences in the order they ended -----------------------
@@ -242,21 +269,16 @@ def find_parents(texts: Seq[str], forks: Seq[int]) -> list[int | None]:
     return parents
 
 
-def _branches(entry: dict[str, Any]) -> list[Branch]:
-    recorded = entry.get("recorded_branches") or []
-    if not isinstance(recorded, list):
-        raise UnreadableError("'recorded_branches' is not a list")
-    try:
-        return [_branch(value if isinstance(value, dict) else parse_literal(value)) for value in recorded]
-    except (TypeError, ValueError, KeyError, OverflowError, RecursionError):
-        raise UnreadableError("one of its 'recorded_branches' cannot be read") from None
+def _has_entropy(fields: dict[str, Any]) -> bool:
+    said = [fields[name] for name in ("entropy", "entropy_threshold")]
+    return all(value is not None and math.isfinite(float(value)) for value in said)
 
 
 def _branch(fields: dict[str, Any]) -> Branch:
     new_token = fields["man_token_branch"]
     position, entropy, threshold = int(fields["gen_step"]), float(fields["entropy"]), float(fields["entropy_threshold"])
-    if not (0 <= position < _MOST_COUNT and math.isfinite(entropy) and math.isfinite(threshold)):
-        raise ValueError(f"no branch can be at {position} with entropy {entropy} over {threshold}")
+    if not 0 <= position < _MOST_COUNT:
+        raise ValueError(f"no branch can be at {position}")
     return Branch(
         seq=int(fields["seq_idx"]),
         position=position,

@@ -9,11 +9,15 @@ from typing import Any, TypeAlias
 from eager.metrics import Summary
 from eager.results.experiment import Experiment, Facts
 from eager.results.findings import Findings, ResultsError
+from eager.results.json_stream import is_installed
 from eager.results.published import is_candidate, list_key, prompt_entry
-from eager.results.result_file import ResultFile, write_result_file
+from eager.results.result_file import ResultFile, keep_copy, write_result_file
 from eager.results.scores import ExperimentResult, Grades, Regrader, experiment_result, results_entry
 from eager.store.journal import JOURNAL_NAME, Journal, StoreError
 from eager.store.records import PromptRecord, merged
+
+BEFORE_RUN = ".before-run"
+_NEEDED_SETTINGS = ("model_name", "data_name", "engine", "temperature", "max_sequences", "seed", "n_prompts")
 
 
 class JournalResults:
@@ -29,13 +33,14 @@ class JournalResults:
     ) -> None:
         self.experiment = experiment
         self.builds_on = experiment.base
-        self.path = journal.folder / f"{experiment.name}.json"
+        self.path = _file_of(journal, experiment)
         n_prompts = journal.settings.get("n_prompts")
+        self._indices = finished_prompts(journal, experiment)
         self.facts = Facts.of(
             journal.settings.get,
             n_prompts=n_prompts,
             seconds=None,
-            is_complete=journal.count(experiment.name) == n_prompts,
+            is_complete=len(self._indices) == n_prompts,
             is_published=False,
         )
         self._journal = journal
@@ -44,8 +49,7 @@ class JournalResults:
 
     def records(self) -> Iterator[PromptRecord]:
         """The finished prompts, ascending, one at a time in memory; what cannot be read is noted."""
-        indices = self._journal.prompts(self.experiment.name)
-        for index in indices:
+        for index in self._indices:
             try:
                 record = effective_record(self._journal, self.experiment, index)
             except StoreError as error:
@@ -53,7 +57,7 @@ class JournalResults:
                 continue
             yield self._regrader.grouped(record) if self._regrader else record
         place = f"'{self._journal.folder}', {self.experiment.name},"
-        self._findings.check_number(place, len(indices), self.facts.n_prompts)
+        self._findings.check_number(place, len(self._indices), self.facts.n_prompts)
 
     def regrade(self, grades: Mapping[int, Grades], regrader: Regrader) -> Summary:
         """Give prompts other grades, by index, and write the result file with their scores. Raises StoreError."""
@@ -73,19 +77,21 @@ Results: TypeAlias = JournalResults | ResultFile
 def open_folder(
     folder: Path, findings: Findings, regrader: Regrader | None = None, journal: Journal | None = None
 ) -> list[Results]:
-    """The folder's experiments in their order. Raises ResultsError where there is none.
+    """The folder's experiments in their order. Raises ResultsError, which says all that is wrong, where there is none.
 
     `journal` is the folder's, where it is open already. `regrader` grades and groups what is not.
     """
     if not folder.is_dir():
         raise ResultsError(f"'{folder}' is not a folder: give one that eager run has written")
+    n_known = len(findings.problems)
     journal = journal or _journal(folder, findings)
     found: list[Results] = [] if journal is None else _in_journal(journal, findings, regrader)
     in_journal = {results.path for results in found}
     found.extend(result_files(folder, findings, regrader, passed_over=in_journal))
     if not found:
-        why = f" ({findings.problems[-1]})" if findings.problems else ""
-        raise ResultsError(f"'{folder}' holds no results{why}: give a folder that eager run has written")
+        why = findings.problems[n_known:]
+        reasons = f" ({'; '.join(why)})" if why else ""
+        raise ResultsError(f"'{folder}' holds no results{reasons}: give a folder that eager run has written")
     return sorted(found, key=lambda results: results.experiment)
 
 
@@ -93,20 +99,23 @@ def result_files(
     folder: Path, findings: Findings, regrader: Regrader | None = None, passed_over: Set[Path] = frozenset()
 ) -> Iterator[ResultFile]:
     """The folder's result files by name; what is none is noted as a problem."""
-    for path in sorted(folder.iterdir()):
-        if is_candidate(path.name) and path.is_file() and path not in passed_over:
-            try:
-                yield ResultFile(path, findings, regrader)
-            except ResultsError as error:
-                findings.problem(str(error))
+    paths = [path for path in sorted(folder.iterdir()) if is_candidate(path.name) and path.is_file()]
+    paths = [path for path in paths if path not in passed_over]
+    if paths and not is_installed():
+        names = ", ".join(path.name for path in paths)
+        findings.problem(f"'{folder}': {names} cannot be read without ijson: pip install 'eager-gen[report]'")
+        return
+    for path in paths:
+        try:
+            yield ResultFile(path, findings, regrader)
+        except ResultsError as error:  # noqa: PERF203 - one bad file must not cost the others
+            findings.problem(str(error))
 
 
 def _journal(folder: Path, findings: Findings) -> Journal | None:
     """The folder's journal; None without one, or where it is damaged, which is noted."""
-    if not (folder / JOURNAL_NAME).is_file():
-        return None
     try:
-        return Journal(folder)
+        return Journal(folder) if (folder / JOURNAL_NAME).exists() else None
     except StoreError as error:
         findings.problem(f"{error}; the result files are read instead")
     except OSError as error:
@@ -118,6 +127,10 @@ def _journal(folder: Path, findings: Findings) -> Journal | None:
 
 def _in_journal(journal: Journal, findings: Findings, regrader: Regrader | None) -> list[Results]:
     found: list[Results] = []
+    for sentence in journal.problems:
+        findings.problem(sentence)
+    for sentence in journal.notices:
+        findings.notice(sentence)
     for name in journal.experiments():
         try:
             experiment = Experiment.parse(name)
@@ -128,27 +141,54 @@ def _in_journal(journal: Journal, findings: Findings, regrader: Regrader | None)
     return found
 
 
+def finished_prompts(journal: Journal, experiment: Experiment) -> list[int]:
+    """Indices of the experiment's finished prompts, ascending; those that build on another's need its record, too."""
+    return journal.prompts(experiment.name, None if experiment.base is None else experiment.base.name)
+
+
 def effective_record(journal: Journal, experiment: Experiment, index: int) -> PromptRecord:
     """A finished prompt; in `eager_adapt` and `eager` with the `eager_init` sequences first. Raises StoreError."""
     record = journal.read(experiment.name, index)
-    return record if experiment.base is None else merged(journal.read(experiment.base.name, index), record)
+    if experiment.base is not None:
+        record = merged(journal.read(experiment.base.name, index), record)
+    if not record.is_tree:
+        raise StoreError(f"'{journal.path}', {experiment.name}, prompt {index}: names sequences that it does not hold")
+    return record
 
 
 def effective_records(journal: Journal, experiment: Experiment, regrader: Regrader) -> Iterator[PromptRecord]:
     """The experiment's finished prompts, ascending, each answer with its class. Raises StoreError."""
-    for index in journal.prompts(experiment.name):
+    for index in finished_prompts(journal, experiment):
         yield regrader.grouped(effective_record(journal, experiment, index))
 
 
 def write_experiment(journal: Journal, experiment: Experiment, regrader: Regrader) -> ExperimentResult:
     """Write the experiment's result file into the journal's folder, atomically. Raises StoreError."""
+    missing = [name for name in _NEEDED_SETTINGS if name not in journal.settings]
+    if missing:
+        raise StoreError(f"'{journal.path}', line 1: says no {', '.join(missing)}: put a copy of the file back")
     records = effective_records(journal, experiment, regrader)
     result = experiment_result(experiment, records, n_expected=journal.settings["n_prompts"])
     data_name = journal.settings["data_name"]
     entries = (prompt_entry(record, data_name) for record in effective_records(journal, experiment, regrader))
-    path = journal.folder / f"{experiment.name}.json"
-    write_result_file(path, _head(journal, result), list_key(experiment), entries)
+    write_result_file(_file_of(journal, experiment), _head(journal, result), list_key(experiment), entries)
     return result
+
+
+def keep_older_file(journal: Journal, experiment: Experiment) -> list[str]:
+    """Copy the result file that this experiment is going to replace, where the journal did not make it.
+
+    Returns a sentence about it, if any. Raises StoreError.
+    """
+    path = _file_of(journal, experiment)
+    if journal.count(experiment.name) or not path.is_file():
+        return []
+    copy = keep_copy(path, BEFORE_RUN)
+    return [f"'{path}' was none of this folder's journal: kept as {copy.name}"]
+
+
+def _file_of(journal: Journal, experiment: Experiment) -> Path:
+    return journal.folder / f"{experiment.name}.json"
 
 
 def _head(journal: Journal, result: ExperimentResult) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def _entries(file: ResultFile, findings: Findings) -> Iterator[str]:
 
 
 def _members(entry: Any) -> dict[str, str]:
-    """The entry's values as JSON texts. Entropies are JSON already: checked, and taken over as they are."""
+    """The entry's values as JSON texts. Entropies mostly are JSON already: checked, and taken over as they are."""
     if not isinstance(entry, dict):
         raise UnreadableError("not a JSON object")
     try:
@@ -60,7 +60,10 @@ def _members(entry: Any) -> dict[str, str]:
     rows = entry.get("entropies", [])
     if not isinstance(rows, list):
         raise UnreadableError("'entropies' is not a list")
-    for row in rows:
-        parse_entropies(row)
-    texts["entropies"] = f"[{', '.join(row if isinstance(row, str) else json.dumps(row) for row in rows)}]"
+    texts["entropies"] = f"[{', '.join(map(_entropies, rows))}]"
     return texts
+
+
+def _entropies(row: Any) -> str:
+    numbers = parse_entropies(row)
+    return row if isinstance(row, str) and "n" not in row else json.dumps(numbers)  # n: repr's nan and inf

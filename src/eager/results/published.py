@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import json
-import math
 import re
 import warnings
 from collections.abc import Iterable
@@ -40,11 +39,19 @@ _PUBLISHED = re.compile(
 # Copies and working files that the code evaluations keep beside the results.
 _NOT_RESULTS = re.compile(r"\.|backup_|_tmp_|.*[._-](?:backup|bak|original|samples|eval_results)(?:[._-]|$)")
 
-# What no honest file reaches: an answer is a line, a branch a few dozen characters.
+# What no honest file reaches: an answer is a line, a branch a few dozen characters. Python's parser takes up to a
+# kilobyte for each character outside strings, and the pattern below a tenth of that for each escape.
 _MAX_CHARACTERS = 4_000_000
 _MAX_DEPTH = 2
 _MAX_SIGNS = 10_000
-_STRING = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
+_MAX_ESCAPES = 400_000
+_MAX_STRINGS = 50_000
+_MAX_OUTSIDE = 100_000
+_STRING = r"'[^'\\]*(?:\\.[^'\\]*)*(?:'|\Z)|\"[^\"\\]*(?:\\.[^\"\\]*)*(?:\"|\Z)"
+_ANY_STRING = re.compile(_STRING, re.DOTALL)
+# How repr says what is no finite number: names, which are no literals.
+_STRING_OR_NAME = re.compile(rf"{_STRING}|\b(?:nan|inf)\b", re.DOTALL)
+_LITERALS = {"nan": "None", "inf": "1e999"}
 
 
 # -- the file: its name, and what stands above the prompts ------------------------------------------------------------
@@ -177,15 +184,20 @@ class UnreadableError(ValueError):
 
 
 def parse_literal(text: str) -> Any:
-    """The value of a flat repr (a list or dict of strings, numbers and None). Raises UnreadableError for anything else.
+    """The value of a flat repr (a list or dict of strings, numbers and None), not-a-number as None.
 
-    `ast.literal_eval` runs nothing, but nesting and size can exhaust it: both are looked at first.
+    Raises UnreadableError for anything else. `ast.literal_eval` runs nothing, but nesting and size can exhaust it: both
+    are looked at first.
     """
-    if len(text) > _MAX_CHARACTERS:
-        raise UnreadableError(f"{len(text)} characters long")
-    skeleton = _STRING.sub("", text)
-    if sum(map(skeleton.count, "([{")) > _MAX_DEPTH or skeleton.count("-") + skeleton.count("+") > _MAX_SIGNS:
+    if len(text) > _MAX_CHARACTERS or text.count("\\") > _MAX_ESCAPES:
+        raise UnreadableError(f"{len(text):,} characters long")
+    outside, n_strings = _ANY_STRING.subn("", text)
+    if n_strings > _MAX_STRINGS or len(outside) > _MAX_OUTSIDE:
+        raise UnreadableError(f"a literal of {len(outside):,} characters and {n_strings:,} strings: too many")
+    if sum(map(outside.count, "([{")) > _MAX_DEPTH or outside.count("-") + outside.count("+") > _MAX_SIGNS:
         raise UnreadableError("nested")
+    if "nan" in outside or "inf" in outside:
+        text = _STRING_OR_NAME.sub(lambda match: _LITERALS.get(match[0], match[0]), text)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)  # a wrong escape in a hand-edited string is no concern
@@ -195,24 +207,36 @@ def parse_literal(text: str) -> Any:
 
 
 def parse_answers(value: Any) -> list[str | None]:
-    """`extracted_answers`: the repr of a list of strings, or the list itself; '' and None are no answer."""
+    """`extracted_answers`: the repr of a list of strings, or the list itself; '', None and nan are no answer."""
     answers = parse_literal(value) if isinstance(value, str) else value
     if not isinstance(answers, list):
         raise UnreadableError("not a list")
     if not all(answer is None or isinstance(answer, (str, int, float)) for answer in answers):
         raise UnreadableError("not a list of strings")
-    return [None if answer is None else str(answer) for answer in answers]
+    return [as_text(answer) for answer in answers]
+
+
+def as_text(value: str | float | None) -> str | None:
+    """The text or number as a text; None where there is none, which some say with not-a-number."""
+    return None if value is None or value != value else str(value)
 
 
 def parse_entropies(value: Any) -> list[float]:
     """One of `entropies`: the repr of a list of floats, sentinels included, or the list itself.
 
-    Read as JSON, which a list of floats is: twenty times faster than as Python.
+    Read as JSON, which a list of floats is, but for nan and inf: twenty times faster than as Python. A number that is
+    not finite stays so.
     """
     try:
-        numbers = json.loads(value) if isinstance(value, str) else value
-        if isinstance(numbers, list) and math.isfinite(sum(numbers)):
+        if not isinstance(value, str):
+            numbers = value
+        elif value.count("[") == 1 and "{" not in value and '"' not in value:
+            numbers = json.loads(value.replace("nan", "NaN").replace("inf", "Infinity") if "n" in value else value)
+        else:
+            numbers = None
+        if isinstance(numbers, list):
+            sum(numbers, 0.0)  # of anything but numbers there is none
             return numbers
     except (ValueError, TypeError, RecursionError, OverflowError):
         pass
-    raise UnreadableError("not a list of finite numbers")
+    raise UnreadableError("not a list of numbers")

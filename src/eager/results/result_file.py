@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from eager.atomic import replacing
+from eager.atomic import copy_file, replacing
 from eager.metrics import Summary
 from eager.results.entries import EntryReader
 from eager.results.findings import Findings, ResultsError
-from eager.results.json_stream import NotJsonError, is_installed, items, read_head, without
+from eager.results.json_stream import NotJsonError, items, read_head, without
 from eager.results.published import LIST_KEYS, UnreadableError, experiment_of, facts_of, grades_entry
 from eager.results.scores import Grades, Regrader, experiment_result, regraded, results_entry
 from eager.store.journal import StoreError
@@ -29,6 +30,24 @@ def write_result_file(path: Path, head: dict[str, Any], key: str, entries: Itera
             f"cannot write '{path}' ({error.strerror}): make room and run the same command again;"
             " what is finished is kept"
         ) from None
+
+
+def keep_copy(path: Path, suffix: str) -> Path:
+    """Copy a file that is going to be replaced, under its name and `suffix`; numbered where another is kept so.
+
+    Returns the copy, or one that was there and is the same. Raises StoreError.
+    """
+    number = 1
+    copy = path.with_name(path.name + suffix)
+    try:
+        while copy.exists() and not filecmp.cmp(path, copy, shallow=False):
+            number += 1
+            copy = path.with_name(f"{path.name}{suffix}-{number}")
+        if not copy.exists():
+            copy_file(path, copy)
+    except OSError as error:
+        raise StoreError(f"cannot keep a copy of '{path}' ({error.strerror}): make room, or move it away") from None
+    return copy
 
 
 def _write_streaming(file: TextIO, head: dict[str, Any], key: str, entries: Iterable[Any]) -> None:
@@ -65,12 +84,10 @@ class ResultFile:
         self.is_whole = True
         self._findings = findings
         self._regrader = regrader
-        if not is_installed():
-            raise ResultsError(f"'{path}' cannot be read without ijson: pip install 'eager-gen[report]'")
         try:
             head, key = read_head(path, LIST_KEYS)
-        except NotJsonError:
-            raise ResultsError(f"'{path}' is not JSON, or damaged before its first prompt: left out") from None
+        except NotJsonError as error:
+            raise ResultsError(f"'{path}' {error} before its first prompt, or no JSON: left out") from None
         except OSError as error:
             raise ResultsError(f"'{path}' cannot be read ({error.strerror}): left out") from None
         if key is None:
@@ -87,12 +104,16 @@ class ResultFile:
             for item in items(self.path, self._key):
                 yield item
                 n_read += 1
-        except NotJsonError:
-            self.is_whole = False
-            self._findings.problem(
-                f"'{self.path}' is cut short or damaged after {count(n_read, 'whole prompt')}:"
-                " only what comes before is read"
-            )
+        except NotJsonError as error:
+            self._break_off(n_read, str(error))
+        except OSError as error:
+            self._break_off(n_read, f"cannot be read ({error.strerror})")
+
+    def _break_off(self, n_read: int, why: str) -> None:
+        self.is_whole = False
+        self._findings.problem(
+            f"'{self.path}' {why} after {count(n_read, 'whole prompt')}: only what comes before is read"
+        )
 
     def records(self) -> Iterator[PromptRecord]:
         """The readable prompts, one at a time."""
@@ -118,7 +139,10 @@ class ResultFile:
         scores = experiment_result(
             self.experiment, (regraded(record, grades.get(record.prompt_index), regrader) for record in self.records())
         ).scores
-        head = without(self.path, self._key)
+        try:
+            head = without(self.path, self._key)
+        except NotJsonError as error:
+            raise StoreError(f"'{self.path}' {error} after its prompts: it stays as it is") from None
         said = head.get("results")
         head["results"] = {**(said if isinstance(said, dict) else {}), **results_entry(scores)}
         write_result_file(self.path, head, self._key, self._regraded_entries(grades, regrader))
@@ -130,3 +154,5 @@ class ResultFile:
                 yield entry
             else:
                 yield {**entry, **grades_entry(regraded(record, grades[record.prompt_index], regrader).sequences)}
+        if not self.is_whole:
+            raise StoreError(f"'{self.path}' was damaged while it was graded: it stays as it is")

@@ -2,13 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
+from collections.abc import Iterable, Sequence as Seq
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from eager.types import Branch, FinishReason
 
 _ENTROPY_PLACES = 4
+_MOST_NUMBER = 2**53
+# What may stand in a line, by field; lists and records are gone into.
+_NUMBER, _TEXT, _INDEX, _GRADE = (float, int), (str,), (int,), (bool,)
+_OR_NONE = (type(None),)
+_RECORD_TYPES = {
+    "experiment": _TEXT,
+    "prompt_index": _INDEX,
+    "prompt": _TEXT,
+    "prompt_text": _TEXT,
+    "target": _TEXT + _OR_NONE,
+    "n_recomputed": _INDEX,
+    "n_discarded": _INDEX,
+    "seconds": _NUMBER,
+    "meta": (dict,),
+}
+_SEQUENCE_TYPES = {
+    "text": _TEXT,
+    "finish_reason": _TEXT + _OR_NONE,
+    "parent": _INDEX + _OR_NONE,
+    "fork": _INDEX,
+    "answer": _TEXT + _OR_NONE,
+    "correct": _GRADE + _OR_NONE,
+    "error": _TEXT + _OR_NONE,
+    "group": _INDEX + _OR_NONE,
+    "lenient": _GRADE + _OR_NONE,
+}
+_BRANCH_TYPES = {
+    "seq": _INDEX + _OR_NONE,
+    "position": _INDEX,
+    "entropy": _NUMBER,
+    "threshold": _NUMBER,
+    "new_seq": _INDEX + _OR_NONE,
+    "sampled_id": _INDEX + _OR_NONE,
+    "kept_id": _INDEX + _OR_NONE,
+    "new_id": _INDEX + _OR_NONE,
+    "sampled_token": _TEXT + _OR_NONE,
+    "kept_token": _TEXT + _OR_NONE,
+    "new_token": _TEXT + _OR_NONE,
+    "text_before": _TEXT,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +114,14 @@ class PromptRecord:
         """Tokens a sampler without sharing would have generated for the same sequences."""
         return sum(sequence.n_tokens for sequence in self.sequences)
 
+    @property
+    def is_tree(self) -> bool:
+        """Whether parents and branches name sequences that are here: so they do in every whole prompt."""
+        n = len(self.sequences)
+        named = [sequence.parent for sequence in self.sequences]
+        named += [seq for branch in self.branches for seq in (branch.seq, branch.new_seq)]
+        return all(seq is None or 0 <= seq < n for seq in named)
+
 
 def merged(first: PromptRecord, extra: PromptRecord) -> PromptRecord:
     """`first` with the sequences that `extra` added to it, under `extra`'s experiment."""
@@ -109,6 +157,30 @@ def from_line(line: dict[str, Any]) -> PromptRecord:
     sequences = tuple(_sequence(item) for item in fields.pop("sequences"))
     branches = tuple(Branch(**item) for item in fields.pop("branches"))
     return PromptRecord(sequences=sequences, branches=branches, **fields)
+
+
+def check_types(record: PromptRecord) -> None:
+    """Raise TypeError where a value is of a kind that its field cannot have: for lines that no checksum vouches for."""
+    _check_fields(record, _RECORD_TYPES)
+    for branch in record.branches:
+        _check_fields(branch, _BRANCH_TYPES)
+    for sequence in record.sequences:
+        _check_fields(sequence, _SEQUENCE_TYPES)
+        _check_all("token_ids", sequence.token_ids or (), _INDEX)
+        _check_all("entropies", sequence.entropies, _NUMBER + _OR_NONE)
+
+
+def _check_fields(item: object, types: dict[str, tuple[type, ...]]) -> None:
+    for name, kinds in types.items():
+        _check_all(name, (getattr(item, name),), kinds)
+
+
+def _check_all(name: str, values: Iterable[Any], kinds: tuple[type, ...]) -> None:
+    """Of numbers the sizes, too: no count is negative, none beyond what a float counts."""
+    for value in values:
+        is_number = type(value) in _NUMBER
+        if type(value) not in kinds or (is_number and not 0 <= value < _MOST_NUMBER):
+            raise TypeError(f"{name} cannot be {value!r}")
 
 
 def _sequence(item: dict[str, Any]) -> SequenceRecord:
