@@ -142,7 +142,7 @@ class Brancher:
                     self.ended.append(index)
         while self._monitored and self._examine_next():
             pass
-        if self._is_settled is not None or self._config.stop_after is not None:
+        if (self._is_settled is not None or self._config.stop_after is not None) and self._cut_length is None:
             self._end_early()
         return self._take_actions()
 
