@@ -39,9 +39,9 @@ class TimedEngine(LlamaCppEngine):
 
     def _draw_tokens(self, batch, logits):  # type: ignore[no-untyped-def]
         start = time.perf_counter()
-        deltas = super()._draw_tokens(batch, logits)
+        drawn = super()._draw_tokens(batch, logits)
         self.seconds_drawing += time.perf_counter() - start
-        return deltas
+        return drawn
 
 
 class BareLoop:

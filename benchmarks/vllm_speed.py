@@ -48,8 +48,8 @@ def rotated(items: list[Any], by: int) -> list[Any]:
 def own_sampling(engine: VLLMEngine) -> Callable[..., Any]:
     """Parameters with which vLLM draws for itself."""
 
-    def params(request: Request, n_allowed: int, watch: Any) -> Any:
-        made = type(engine)._new_params(engine, request, n_allowed, None)
+    def params(request: Request, watch: Any) -> Any:
+        made = type(engine)._new_params(engine, request, watch)
         made.temperature, made.extra_args = request.sampling.temperature, None
         return made
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 EAGER = (sys.executable, "-m", "eager")
@@ -21,6 +22,15 @@ def run_eager(
         env={**os.environ, **(environment or {})},
         **options,
     )
+
+
+def scripted_run(folder: Path) -> list[str]:
+    """Arguments of a run over 5 problems, made in `folder`, on the scripted engine; without --output_dir."""
+    path = folder / "problems.csv"
+    path.write_text("question,answer\n" + "".join(f"how many {i}?,{1 + i % 3}\n" for i in range(5)))
+    rules = ["--max_sequences", "4", "--entropy_threshold", "1.5", "--experiments", "parallel"]
+    data = ["--data_name", "mine", "--data_path", str(path), "--prompt_field", "question", "--target_field", "answer"]
+    return ["run", "--engine", "scripted", "--model_name", "chain", *rules, *data]
 
 
 def patched(code: str, *arguments: object) -> list[str]:

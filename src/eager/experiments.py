@@ -130,7 +130,7 @@ class Run:
             grades = self._init_grades(kind, rules.entropy_threshold)
             shares = _shares(kind, grades, rules.max_sequences)
             finished = self._extra_trees(name, left, [len(prompt) for prompt in grades], shares, rules)
-        return self._record(experiment, finished)
+        return self._refused_if_all_failed(self._record(experiment, finished))
 
     # -- one tree a prompt: parallel and eager_init -------------------------------------------------------------
 
@@ -307,6 +307,16 @@ class Run:
         return StoreError(
             f"'{self._journal.path}' cannot be read ({error.strerror}): see that it is there and run the same command"
             " again; what is finished is kept"
+        )
+
+    def _refused_if_all_failed(self, result: ExperimentResult) -> ExperimentResult:
+        """Where nothing but errors came of a whole experiment, the model is broken, and the next would do no better."""
+        if not result.n_sequences or result.n_errors < result.n_sequences:
+            return result
+        name = result.experiment.name
+        errors = (sequence.error for record in self._journal.records(name) for sequence in record.sequences)
+        raise RunError(
+            f"every sequence of {name} failed (the first: {next(errors)}): mend that, and run again into another folder"
         )
 
     def _grouped(self, experiment: Experiment, record: PromptRecord) -> PromptRecord:

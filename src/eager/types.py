@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal, NamedTuple
 
 ENTROPY_TOP_K = 20
@@ -19,6 +20,9 @@ MAX_ENTROPY = math.log(ENTROPY_TOP_K)
 
 MAX_VARENTROPY = math.log(ENTROPY_TOP_K - 1) ** 2 / 4 + 1
 """No distribution over K tokens has a greater varentropy, in nats² (Reeb and Wolf 2015, arXiv 1304.0036)."""
+
+TEMPERATURES = (1e-5, 1e5)
+"""The lowest and the highest that every engine can draw at."""
 
 BranchRule = Literal["top2", "distinct", "sample"]
 FinishReason = Literal["stop", "length", "error", "cut"]
@@ -32,7 +36,11 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How a token is drawn from the model's distribution; the entropy never depends on it."""
+    """How a token is drawn from the model's distribution; the entropy never depends on it.
+
+    A temperature outside [1e-5, 1e5] is refused: logits divided by it leave the range of 32-bit numbers, and below
+    it nothing is left to chance. ValueError for that and any other value outside its range; nan and inf are in none.
+    """
 
     temperature: float = 0.6
     top_p: float = 1.0
@@ -40,9 +48,16 @@ class SamplingParams:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(self.temperature > 0, f"temperature must be above 0, got {self.temperature!r}")
+        lowest, highest = TEMPERATURES
+        _require(
+            lowest <= self.temperature <= highest,
+            f"temperature must be in [{lowest:g}, {highest:g}], got {self.temperature!r}",
+        )
         _require(0 < self.top_p <= 1, f"top_p must be in (0, 1], got {self.top_p!r}")
-        _require(self.top_k >= 0, f"top_k must be 0 (off) or more, got {self.top_k}")
+        _require(
+            isinstance(self.top_k, Integral) and self.top_k >= 0,
+            f"top_k must be a whole number, 0 (off) or more, got {self.top_k!r}",
+        )
         _require(0 <= self.min_p <= 1, f"min_p must be in [0, 1], got {self.min_p!r}")
 
 

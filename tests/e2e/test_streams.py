@@ -6,22 +6,17 @@ from pathlib import Path
 
 import needs
 import pytest
-from children import EAGER, patched, run_eager
+from children import EAGER, patched, run_eager, scripted_run
 
 from eager.store.journal import Journal
 
 FULL = Path("/dev/full")
-RULES = ["--max_sequences", "4", "--entropy_threshold", "1.5", "--experiments", "parallel"]
 
 
 @pytest.fixture
 def arguments(tmp_path) -> list[str]:
     """Of a run over 5 problems on the scripted engine, into tmp_path/out."""
-    path = tmp_path / "problems.csv"
-    path.write_text("question,answer\n" + "".join(f"how many {i}?,{1 + i % 3}\n" for i in range(5)))
-    data = ["--data_name", "mine", "--data_path", str(path), "--prompt_field", "question", "--target_field", "answer"]
-    model = ["--engine", "scripted", "--model_name", "chain"]
-    return ["run", *model, *RULES, *data, "--output_dir", str(tmp_path / "out")]
+    return [*scripted_run(tmp_path), "--output_dir", str(tmp_path / "out")]
 
 
 @pytest.fixture

@@ -9,24 +9,20 @@ from pathlib import Path
 
 import needs
 import pytest
-from children import run_eager
+from children import run_eager, scripted_run
 from click.testing import CliRunner
 
 from eager.cli import main
 from eager.code_eval import CodeEvalError, ProblemSet
 from eager.store.journal import Journal
 
-RULES = ["--max_sequences", "4", "--entropy_threshold", "1.5", "--experiments", "parallel"]
 LONG = "x" * 300
 
 
 @pytest.fixture
 def arguments(tmp_path) -> list[str]:
     """Of a run over 5 problems on the scripted engine, without --output_dir."""
-    path = tmp_path / "problems.csv"
-    path.write_text("question,answer\n" + "".join(f"how many {i}?,{1 + i % 3}\n" for i in range(5)))
-    data = ["--data_name", "mine", "--data_path", str(path), "--prompt_field", "question", "--target_field", "answer"]
-    return ["run", "--engine", "scripted", "--model_name", "chain", *RULES, *data]
+    return scripted_run(tmp_path)
 
 
 @pytest.fixture

@@ -1,9 +1,12 @@
 """Small engines for the contract suite; one that this machine cannot run skips, saying why."""
 
+import math
+
 import needs
 import pytest
 
-from eager.engines import ENGINES, Engine, is_installed, load_engine
+from eager.engines import ENGINES, Engine, EngineError, is_installed, load_engine
+from eager.types import Request, SamplingParams
 
 ENGINE_NAMES = ("scripted", "llama_cpp", "vllm")
 CAPACITY = 8
@@ -16,6 +19,76 @@ FAILING_TEMPLATES = [
     ("{{ 1 // 0 }}", "refuses the messages"),
     ("{% if false %}x{% endif %}", "makes an empty prompt: give another --chat_template"),
 ]
+
+
+def spoil_logits(engine: Engine, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the logits of sequence 0 are `value`, each of them, where its model computes them."""
+    if engine.name == "scripted":
+        spoilt = {"nan": math.nan, "-inf": 0.0, "inf": math.inf}[f"{value:g}"]
+        script, of_0 = engine._script, lambda ids: engine._active.get(0) and engine._active[0].tokens is ids
+        monkeypatch.setattr(
+            engine, "_script", lambda ids: dict.fromkeys(range(12), spoilt) if of_0(ids) else script(ids)
+        )
+    elif engine.name == "llama_cpp":
+        decode = engine._decode
+
+        def decode_and_spoil(batch):
+            logits = decode(batch)
+            logits[[feed.sequence.seq_id == 0 for feed in batch if feed.is_last]] = value
+            return logits
+
+        monkeypatch.setattr(engine, "_decode", decode_and_spoil)
+    else:
+        runner = engine._llm.model_executor.driver_worker.worker.model_runner
+        compute = runner.model.compute_logits
+
+        def compute_and_spoil(*arguments):
+            logits = compute(*arguments)
+            for row, request_id in enumerate(runner.input_batch.req_ids[: len(logits)]):
+                if request_id.startswith("0-"):
+                    logits[row] = value
+            return logits
+
+        monkeypatch.setattr(runner.model, "compute_logits", compute_and_spoil)
+
+
+def break_off_steps(engine: Engine, n_whole: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After so many steps Ctrl-C comes once a step, when the model has decoded and nothing is noted of it yet."""
+    if engine.name == "scripted":
+        owner, name = engine, "_script"
+    elif engine.name == "llama_cpp":
+        from eager.engines import llama_cpp
+
+        owner, name = llama_cpp.llama_cpp, "llama_decode"
+    else:
+        owner, name = engine._llm.engine_core, "get_output"
+    decode, left = getattr(owner, name), iter(range(n_whole))
+
+    def decode_and_break_off(*arguments):
+        decoded = decode(*arguments)
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return decoded
+
+    monkeypatch.setattr(owner, name, decode_and_break_off)
+
+
+def check_shut(engine: Engine, ids: list[int]) -> None:
+    """What the contract says of an engine after `shutdown`, with sequence 0 open before."""
+    engine.shutdown()
+    engine.shutdown()
+    uses = (
+        lambda: engine.open(Request(1, ids, SamplingParams(), len(ids) + 5, seed=1)),
+        engine.step,
+        lambda: engine.encode_chat([{"role": "user", "content": "Why?"}]),
+        lambda: engine.decode(ids),
+    )
+    for use in uses:
+        with pytest.raises(EngineError, match=f"engine {engine.name} with .* was shut down: load it again"):
+            use()
+    engine.close(0)
+    engine.unmonitor(0)
+    assert not engine.has_room
 
 
 def make_engine(name: str) -> Engine:

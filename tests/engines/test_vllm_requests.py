@@ -1,10 +1,12 @@
 """Sequences as vLLM requests, on a stand-in for vLLM: no model, no vLLM needed."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
-from fake_vllm import FakeLLM, K, best
+from fake_vllm import N_VOCAB, FakeLLM, K, best
 
+from eager.engines._refusals import Refusals
 from eager.engines._vllm_requests import Requests
 from eager.engines._vllm_room import Room
 from eager.entropy import top_k_entropy
@@ -13,12 +15,14 @@ from eager.types import MAX_ENTROPY, Request, SamplingParams, Token
 STOP = 2
 
 
-def new_params(request, n_allowed, watch):
-    return SimpleNamespace(max_tokens=n_allowed, stop_token_ids=[STOP], logprobs=None if watch is None else K)
+def new_params(request, watch):
+    n_allowed = request.max_length - len(request.token_ids)
+    logprobs = K if watch.is_on else None
+    return SimpleNamespace(max_tokens=n_allowed, stop_token_ids=[STOP], logprobs=logprobs, watch=watch)
 
 
 def requests_on(llm, max_model_len=1000):
-    return Requests(llm, new_params, max_model_len=max_model_len, room=Room(10_000))
+    return Requests(llm, new_params, refusals=Refusals(N_VOCAB, max_model_len), room=Room(10_000))
 
 
 def open_one(requests, seq_id=0, ids=(1,) * 8, *, max_length=100, parent=None, monitor=True):
@@ -99,34 +103,94 @@ def test_a_stop_id_is_delivered_with_stop():
 
 
 def test_max_length_counts_the_prefix():
-    """Prompt and generated tokens together reach max_length, or max_model_len where that is less."""
-    for max_length, max_model_len in ((11, 1000), (1000, 11)):
-        requests = requests_on(FakeLLM(always(5, best(5))), max_model_len)
-        open_one(requests, max_length=max_length)
-        deltas = [delta for _ in range(5) for delta in requests.step()]
-        assert [d.finish_reason for d in deltas] == [None, None, "length"]
+    """Prompt and generated tokens together reach max_length, which may be all of the context."""
+    requests = requests_on(FakeLLM(always(5, best(5))), max_model_len=11)
+    open_one(requests, max_length=11)
+    deltas = [delta for _ in range(5) for delta in requests.step()]
+    assert [d.finish_reason for d in deltas] == [None, None, "length"]
 
 
-def test_a_fork_that_fills_the_context_ends_without_a_token():
-    """max_model_len reached by the prefix itself: "length", and vLLM is not asked."""
+def test_what_cannot_be_decoded_never_reaches_vllm():
+    """Beyond the context or the model's vocabulary, where vLLM might take it and break."""
     llm = FakeLLM(always(5, best(5)))
-    requests = requests_on(llm, max_model_len=8)
-    open_one(requests, parent=3)
+    requests = requests_on(llm, max_model_len=50)
+    open_one(requests, 0, max_length=51)
+    open_one(requests, 1, [1, N_VOCAB], max_length=9)
     assert not llm.requests
-    (delta,) = requests.step()
-    assert (ids_of(delta), delta.finish_reason) == ([], "length")
+    assert [delta.finish_reason for delta in requests.step()] == ["error", "error"]
 
 
-def test_a_refused_sequence_is_an_error_record():
-    """One sentence for that sequence; the others go on."""
-    requests = requests_on(FakeLLM(always(5, best(5))))
-    open_one(requests, 0, [-1, 4])
+@pytest.mark.parametrize("error", [ValueError, LookupError])
+def test_a_sequence_that_vllm_refuses_is_an_error_record(error):
+    """One sentence for that sequence, whatever vLLM raises of a request; the others go on."""
+    llm = FakeLLM(
+        always(5, best(5)), refuses=lambda ids: error("too odd (by half)\nand more lines") if 9 in ids else None
+    )
+    refusals = Refusals(N_VOCAB, 1000)
+    requests = Requests(llm, new_params, refusals=refusals, room=Room(10_000), errors_of_requests=(error,))
+    open_one(requests, 0, [9, 4])
     open_one(requests, 1)
     failed, good = requests.step()
     assert (failed.seq_id, failed.finish_reason) == (0, "error")
-    assert "out of vocabulary" in failed.error
-    assert "\n" not in failed.error
+    assert failed.error == "vLLM refuses a sequence of 2 tokens: too odd (by half)"
     assert ids_of(good) == [5]
+
+
+def test_what_came_of_logits_that_are_none_is_not_delivered():
+    """From the position that the draws noted on; the request is aborted, and what still comes for it dropped."""
+    llm = FakeLLM(always(5, best(5)), tokens_per_step=3)
+    requests = requests_on(llm)
+    open_one(requests, 0, [1] * 4, monitor=False)
+    open_one(requests, 1, [1] * 4)
+    assert len(requests.step()) == 2
+    llm.requests["0-1"].params.watch.fault = 3 + 1
+    failed, good = requests.step()
+    assert (ids_of(failed), failed.finish_reason) == ([5], "error")
+    assert failed.error.startswith("the sequence failed after 8 tokens: the model's logits are not numbers")
+    assert len(ids_of(good)) == 3
+    assert list(llm.requests) == ["1-2"]
+    assert [delta.seq_id for delta in requests.step()] == [1]
+
+
+def test_an_end_that_was_drawn_from_nothing_is_an_error():
+    """A stop id, or the last token allowed: not "stop", not "length"."""
+    llm = FakeLLM(always(STOP, best(STOP)))
+    requests = requests_on(llm)
+    open_one(requests, 0, monitor=False)
+    llm.requests["0-1"].params.watch.fault = 0
+    (delta,) = requests.step()
+    assert (delta.tokens, delta.finish_reason) == ([], "error")
+    assert len(requests) == 0
+
+
+def test_log_probabilities_that_are_no_numbers_fail_their_sequence():
+    """Where vLLM draws by itself nothing is noted, but what it returns of a monitored sequence tells."""
+    broken = [(token, math.nan) for token, _ in best(5)]
+    requests = requests_on(FakeLLM(lambda ids: (5, broken if len(ids) == 6 else best(5))))
+    open_one(requests, 0, [1] * 4)
+    open_one(requests, 1, [1] * 8)
+    deltas = [{delta.seq_id: delta for delta in requests.step()} for _ in range(3)]
+    assert (deltas[2][0].tokens, deltas[2][0].finish_reason) == ([], "error")
+    assert all(ids_of(step[1]) == [5] for step in deltas)
+
+
+def test_after_a_broken_step_what_was_open_fails_and_no_prefix_is_trusted():
+    """Nobody knows what was decoded for it; what is opened afterwards is decoded as ever."""
+    llm = FakeLLM(always(5, best(5)))
+    requests = requests_on(llm)
+    open_one(requests, 0)
+    open_one(requests, 1)
+    requests.step()
+    step, llm.step = llm.step, lambda: step() and (_ for _ in ()).throw(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        requests.step()
+    llm.step = step
+    requests.close(1)
+    open_one(requests, 2)
+    failed, good = requests.step()
+    assert (failed.seq_id, failed.finish_reason, llm.n_resets) == (0, "error", 1)
+    assert failed.error == "the sequence failed after 9 tokens: the step that decoded it was broken off"
+    assert (good.seq_id, ids_of(good)) == (2, [5])
 
 
 def test_a_sequence_closed_before_its_record_is_sent_says_nothing():

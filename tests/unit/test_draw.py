@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
-from eager.engines._draw import best_k, draw
-from eager.types import SamplingParams
+from eager.engines._draw import NoDistributionError, best_k, draw
+from eager.types import TEMPERATURES, SamplingParams
 
 rows = hnp.arrays(np.float32, st.integers(1, 400), elements=st.floats(-20, 20, width=32))
 
@@ -71,3 +71,22 @@ def test_a_token_of_no_weight_is_never_drawn():
     drawn = [draw(row, SamplingParams(), u) for u in np.linspace(0, 1 - 1e-12, 1000)]
     assert set(drawn) == {63, 64, 130}
     assert np.bincount(drawn)[63] == pytest.approx(333, abs=2)
+
+
+@pytest.mark.parametrize("sampling", [SamplingParams(), SamplingParams(top_p=0.9, top_k=5, min_p=0.1)])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_no_distribution_are_refused(value, sampling):
+    """One nan or inf is enough; -inf says that a token is impossible, so all of them must be."""
+    row = np.zeros(300, dtype=np.float32)
+    row[:] = value if value == -np.inf else row
+    row[77] = value
+    with pytest.raises(NoDistributionError, match="not numbers, or infinite"):
+        draw(row, sampling, 0.5)
+
+
+@pytest.mark.parametrize("sampling", [SamplingParams(t, p) for t in TEMPERATURES for p in (1.0, 0.9)])
+def test_the_most_extreme_temperatures_draw(sampling):
+    """The coldest takes the largest logit; the hottest takes any that is possible, whatever the logits' range."""
+    row = np.array([-np.inf, -80, 0.5, 80, 81], dtype=np.float32)
+    drawn = {draw(row, sampling, u) for u in np.linspace(0, 1 - 1e-12, 100)}
+    assert drawn == ({4} if sampling.temperature < 1 else {1, 2, 3, 4})

@@ -291,11 +291,11 @@ def test_what_cannot_be_seen_is_shown() -> None:
 
 
 def test_failed_sequences_are_counted_and_said(tmp_path: Path) -> None:
-    """An engine's error is no answer: the sequence is ungraded, and a notice says how many there were."""
+    """An engine's error is no answer: the sequence is ungraded, and a notice says how many there were, and why."""
     failed = replace(sequence("", None, None), finish_reason="error", error="gone")
     write_experiment_file(tmp_path, "parallel", [record("parallel", 0, [sequence("a", "42", True), failed])])
     notices = recap([tmp_path]).findings.notices
-    assert "parallel: 1 sequence failed: recorded as errors, not as answers" in notices
+    assert "parallel: 1 sequence failed: recorded as errors, not as answers (the first: gone)" in notices
 
 
 def test_a_brief_recap_is_what_a_run_prints(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ _OPTIONS = [
         "--temperature",
         type=_FINITE,
         default=0.6,
-        help="Of sampling; the entropy is always that of the raw distribution.",
+        help="Of sampling, from 1e-5 to 1e5; the entropy is always that of the raw distribution.",
     ),
     click.option("--top_p", type=_FINITE, default=1.0, help="Sample from the fewest tokens with this share."),
     click.option(

@@ -7,6 +7,7 @@ draw needs cumulative sums of blocks and then of one block only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Seq
 
 import numpy as np
@@ -16,6 +17,18 @@ from eager.types import ENTROPY_TOP_K, SamplingParams
 
 Floats = npt.NDArray[np.float32]
 _BLOCK = 64
+
+NO_DISTRIBUTION = (
+    "the model's logits are not numbers, or infinite, so that no token can be drawn: its weights are broken (convert"
+    " them anew), or too large for 16 bits (compute in bfloat16 or float32)"
+)
+
+
+class NoDistributionError(ValueError):
+    """A row of logits from which nothing can be drawn."""
+
+    def __init__(self) -> None:
+        super().__init__(NO_DISTRIBUTION)
 
 
 def best_k(rows: Seq[Floats], k: int = ENTROPY_TOP_K) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
@@ -63,8 +76,14 @@ def _candidates(row: Floats, k: int) -> npt.NDArray[np.int64]:
 
 
 def draw(row: Floats, sampling: SamplingParams, u: float) -> int:
-    """The token at `u` in [0, 1) of the row's distribution: temperature, then min_p, top_k and top_p."""
-    weights = np.exp((row - row.max()) * np.float32(1 / sampling.temperature))
+    """The token at `u` in [0, 1) of the row's distribution: temperature, then min_p, top_k and top_p.
+
+    Raises NoDistributionError where the row's largest logit is not finite, as where any of them is nan.
+    """
+    top = row.max()
+    if not math.isfinite(top):
+        raise NoDistributionError
+    weights = np.exp((row - top) * np.float32(1 / sampling.temperature))
     if sampling.min_p > 0:
         weights[weights < sampling.min_p] = 0  # the most likely token weighs 1
     if 0 < sampling.top_k < len(weights):

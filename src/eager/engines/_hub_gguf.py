@@ -51,7 +51,7 @@ def fetch(repo: str, quant: str) -> Path:
         from huggingface_hub import HfApi, get_session, hf_hub_download
         from huggingface_hub.utils import logging
     except ImportError:
-        raise EngineError(f"model '{repo}:{quant}' is on the hub: pip install huggingface_hub") from None
+        raise EngineError(f"model '{repo}:{quant}' is on the hub: pip install 'eager-gen[llama-cpp]'") from None
     logging.set_verbosity_error()  # its retries are no news; their end is
     # The hub's client changed its HTTP library more than once: ask it which one it uses.
     http: Any = import_module(type(get_session()).__module__.split(".")[0])

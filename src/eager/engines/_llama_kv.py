@@ -105,6 +105,12 @@ class KVCache:
             self._restore(segment, state)
         self.n_taken = self.n_live
 
+    def clear(self) -> None:
+        """Let no slot hold anything, whatever the cache holds."""
+        llama_cpp.llama_memory_clear(self._memory, False)
+        self._paths = [[] for _ in self._paths]
+        self.n_taken = self.n_live = 0
+
     def _split(self, slot: int, position: int) -> None:
         """Make `position` the border of two segments of the slot."""
         for segment in self._paths[slot]:

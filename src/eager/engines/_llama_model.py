@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Mapping, Sequence as Seq
+from contextlib import ExitStack
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -55,19 +56,26 @@ class LlamaModel:
         self._facts, *_ = [read_facts(path) for path in self.files]
         self._refuse_by_its_facts()
         self.handle = self._load(gpu=gpu)
-        try:
-            self._refuse_what_cannot_fork()
-            self.vocab = llama_cpp.llama_model_get_vocab(self.handle)
-            self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self.vocab)
-            self.n_ctx_train: int = llama_cpp.llama_model_n_ctx_train(self.handle)
-            self._formatter = self._chat_formatter()
-            self.stops = Stops(
-                frozenset(i for i in range(self.n_vocab) if llama_cpp.llama_vocab_is_eog(self.vocab, i)),
-                thinking_end_ids(self.encode),
-            )
-        except EngineError:
-            llama_cpp.llama_model_free(self.handle)
-            raise
+        with ExitStack() as on_failure:
+            on_failure.callback(self.free)
+            self._read()
+            on_failure.pop_all()
+
+    def free(self) -> None:
+        """Give the memory back; afterwards the model is not used."""
+        llama_cpp.llama_model_free(self.handle)
+
+    def _read(self) -> None:
+        """What the loaded model says of itself. Raises EngineError where it is of no use here."""
+        self._refuse_what_cannot_fork()
+        self.vocab = llama_cpp.llama_model_get_vocab(self.handle)
+        self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self.vocab)
+        self.n_ctx_train: int = llama_cpp.llama_model_n_ctx_train(self.handle)
+        self._formatter = self._chat_formatter()
+        self.stops = Stops(
+            frozenset(i for i in range(self.n_vocab) if llama_cpp.llama_vocab_is_eog(self.vocab, i)),
+            thinking_end_ids(self.encode),
+        )
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -77,12 +85,12 @@ class LlamaModel:
             keys * CACHE_TYPES[self._options.type_k].n_bytes + values * CACHE_TYPES[self._options.type_v].n_bytes
         )
 
-    def encode(self, text: str, add_special: bool = False) -> list[int]:
-        """Ids of `text`, special tokens written out in it read as such."""
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, special tokens written out in it read as such, and none added."""
         raw = text.encode("utf-8", errors="replace")
         size = len(raw) + 8
         buffer = (llama_cpp.llama_token * size)()
-        n_tokens = llama_cpp.llama_tokenize(self.vocab, raw, len(raw), buffer, size, add_special, True)
+        n_tokens = llama_cpp.llama_tokenize(self.vocab, raw, len(raw), buffer, size, False, True)
         if n_tokens < 0:
             raise EngineError(f"the model's tokenizer refuses a text of {len(raw)} bytes")
         return list(buffer[:n_tokens])
@@ -93,8 +101,10 @@ class LlamaModel:
     def _encode_chat(self, messages: Seq[Mapping[str, str]]) -> list[int]:
         plain = [dict(message) for message in messages]
         text = self._formatter(messages=plain, **(self._options.chat_template_kwargs or {})).prompt
-        has_bos = bool(self._bos) and text.startswith(self._bos)
-        return self.encode(text, add_special=not has_bos) if text else []
+        ids = self.encode(text)
+        # Of what the model wants around a text only the beginning: an end would end the prompt before the answer.
+        wants_bos = llama_cpp.llama_vocab_get_add_bos(self.vocab) and not (self._bos and text.startswith(self._bos))
+        return [llama_cpp.llama_vocab_bos(self.vocab), *ids] if ids and wants_bos else ids
 
     def decode(self, token_ids: Seq[int]) -> str:
         return b"".join(self._piece(i) for i in token_ids).decode("utf-8", errors="replace")

@@ -18,6 +18,7 @@ if "VLLM_LOGGING_LEVEL" not in os.environ:
 
 from vllm import EngineArgs, LLMEngine, SamplingParams, __version__
 from vllm.config import VllmConfig
+from vllm.exceptions import VLLMClientError
 from vllm.inputs.engine import tokens_input
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
@@ -46,6 +47,7 @@ __all__ = [
     "SamplingParams",
     "UniProcExecutor",
     "UsageContext",
+    "VLLMClientError",
     "VllmConfig",
     "__version__",
     "current_platform",

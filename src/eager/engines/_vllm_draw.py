@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from eager.engines._draw import draw
+from eager.engines._draw import NO_DISTRIBUTION, NoDistributionError, draw
 from eager.engines._vllm_api import (
     BatchUpdate,
     LogitsProcessor,
@@ -34,14 +34,18 @@ DRAW_KEY = "eager_draw"
 WATCH_KEY = "eager_watch"
 
 _BLOCK = 64
+_NO_TOKEN = -1
+_SEED_MASK = (1 << 64) - 1  # as `uniform` does; more does not change process
 
 
 def draw_args(seed: int, sampling: SamplingParams, watch: Watch | None = None) -> dict[str, Any]:
     """The `extra_args` of a request that `CounterDraw` draws for; plain values, since they may change process.
 
-    All but `watch`, which is for a processor in this process alone: it puts the request's rows there.
+    All but `watch`, which is for a processor in this process alone: what it sees of the logits goes there.
     """
-    args: dict[str, Any] = {DRAW_KEY: [seed, sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p]}
+    args: dict[str, Any] = {
+        DRAW_KEY: [seed & _SEED_MASK, sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p]
+    }
     return args if watch is None else {**args, WATCH_KEY: watch}
 
 
@@ -80,11 +84,26 @@ class CounterDraw(LogitsProcessor):  # type: ignore[misc] # vLLM is not followed
         if plain:
             tokens = _draw_plain(logits, plain, [self._rows[i] for i in plain])
             logits[torch.tensor(plain, device=logits.device), tokens] = math.inf
+            self._note([i for i, token in zip(plain, tokens.tolist(), strict=True) if token == _NO_TOKEN])
         if len(plain) < len(self._rows):
             for i in self._rows.keys() - plain:
                 row = self._rows[i]
-                logits[i, draw(logits[i].cpu().numpy(), row.sampling, row.u)] = math.inf
+                try:
+                    logits[i, draw(logits[i].cpu().numpy(), row.sampling, row.u)] = math.inf
+                except NoDistributionError:
+                    self._note([i])
         return logits
+
+    def _note(self, indices: list[int]) -> None:
+        """Tell the engine which rows have no distribution: what vLLM takes for their tokens is none.
+
+        In another process nobody could be told, so there it ends vLLM.
+        """
+        for row in (self._rows[i] for i in indices):
+            if row.watch is None:
+                raise RuntimeError(NO_DISTRIBUTION)
+            if row.watch.fault is None:
+                row.watch.fault = len(row.output_ids)
 
 
 def _new_row(params: VLLMSamplingParams, prompt_ids: list[int] | None, output_ids: list[int]) -> _Row | None:
@@ -99,6 +118,8 @@ def _new_row(params: VLLMSamplingParams, prompt_ids: list[int] | None, output_id
 
 def _draw_plain(logits: torch.Tensor, indices: list[int], rows: list[_Row]) -> torch.Tensor:
     """Inverse-CDF draws of all `rows` at once, with temperature and min_p. Returns token ids, shape (rows,).
+
+    _NO_TOKEN where a row's largest logit is not finite: then none of its weights is a number, nor is their sum.
 
     Cumulative sums of blocks find the block, those of one block the token: a full cumulative sum is many times slower.
     """
@@ -115,7 +136,7 @@ def _draw_plain(logits: torch.Tensor, indices: list[int], rows: list[_Row]) -> t
     offset, _ = _locate(within.cumsum(dim=-1), rest)
     # Rounding at a block's end may hit a token of weight 0: then the most likely one of the block stands in.
     offset = torch.where(within[every, offset] > 0, offset, within.argmax(dim=-1))
-    return block * _BLOCK + offset
+    return torch.where(ends[:, -1].isfinite(), block * _BLOCK + offset, _NO_TOKEN)
 
 
 def _weights(logits: torch.Tensor, rows: list[_Row]) -> torch.Tensor:

@@ -23,13 +23,17 @@ Row = tuple[float, list[int], list[float]]
 
 
 class Watch:
-    """The rows of one request, from where they are taken to where they are delivered, by position from 0."""
+    """What is seen of one request's logits, from where that is to where its tokens are delivered; positions from 0.
 
-    __slots__ = ("is_on", "rows")
+    `rows` while it `is_on`. `fault`, on or off: the position at which the logits were no distribution.
+    """
 
-    def __init__(self) -> None:
-        self.is_on = True
+    __slots__ = ("fault", "is_on", "rows")
+
+    def __init__(self, is_on: bool) -> None:
+        self.is_on = is_on
         self.rows: dict[int, Row] = {}
+        self.fault: int | None = None
 
 
 def rows_of(logits: torch.Tensor, indices: list[int]) -> torch.Tensor:

@@ -19,6 +19,9 @@ class Engine(ABC):
 
     - An opened sequence is decoded until a stop id (delivered, `finish_reason="stop"`), until prompt and generated
       tokens together reach `max_length` ("length"), until it fails ("error", with a sentence) or is closed.
+    - What is wrong with one sequence is an "error" of that one, in the next `step`: a request that cannot be decoded
+      (no token, an id outside the vocabulary, a `max_length` that leaves no token or exceeds `max_model_len`), or
+      logits that are no distribution. The others go on.
     - Sequences beyond `capacity` wait their turn; none is lost.
     - Every draw depends on the sequence's seed and the token's absolute position alone.
     - The tokens of one sequence arrive in order. After `close`, or `open` on the same id, nothing that was
@@ -33,6 +36,8 @@ class Engine(ABC):
     max_model_len: int
     """Bound on prompt and generated tokens of one sequence together."""
     stops: Stops
+    is_shut: bool = False
+    """Whether `shutdown` was called."""
     driver: object | None = None
     """Who has sequences open on it: `step` delivers to one alone. Engines leave this to the driver."""
 
@@ -42,7 +47,7 @@ class Engine(ABC):
 
     @abstractmethod
     def close(self, seq_id: int) -> None:
-        """Stop decoding `seq_id`; closing one that has ended is allowed, and so is closing on a broken engine."""
+        """Stop decoding `seq_id`; one that has ended may be closed, and so may any on a broken or shut engine."""
 
     @abstractmethod
     def unmonitor(self, seq_id: int) -> None:
@@ -66,7 +71,7 @@ class Engine(ABC):
 
     @abstractmethod
     def decode(self, token_ids: Seq[int]) -> str:
-        """The text of `token_ids`, special tokens written out."""
+        """The text of `token_ids`, special tokens written out. EngineError where an id is outside the vocabulary."""
 
     def versions(self) -> dict[str, str]:
         """Versions of what the results depend on, for the record."""
@@ -79,5 +84,13 @@ class Engine(ABC):
         """
         return {}
 
-    def shutdown(self) -> None:  # noqa: B027 - an engine may have nothing to give back
-        """Give back memory and processes; the engine is not used afterwards."""
+    def shutdown(self) -> None:
+        """Give back memory and processes, and close what is open; a second time it does nothing.
+
+        Afterwards `open`, `step`, `encode_chat` and `decode` raise EngineError, and the rest does nothing.
+        """
+        self.is_shut = True
+
+    def _refuse_if_shut(self) -> None:
+        if self.is_shut:
+            raise EngineError(f"engine {self.name} with '{self.model_name}' was shut down: load it again")

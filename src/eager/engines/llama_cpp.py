@@ -12,28 +12,30 @@ order (see `_llama_kv`).
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Mapping, Sequence as Seq
+import weakref
+from collections.abc import Iterator, Mapping, Sequence as Seq
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 from eager.engines._chat import chat_identity
-from eager.engines._draw import best_k, draw
+from eager.engines._draw import NO_DISTRIBUTION, NoDistributionError, best_k, draw
 from eager.engines._llama_batch import Feed, LlamaSequence, in_batches
 from eager.engines._llama_cells import CacheNeeds
 from eager.engines._llama_kv import KVCache
 from eager.engines._llama_library import llama_cpp, made
 from eager.engines._llama_model import LlamaModel
+from eager.engines._llama_slots import Slots
 from eager.engines._model_files import fingerprint
+from eager.engines._refusals import Refusals, check_ids, failed
 from eager.engines.base import Engine, EngineError
 from eager.engines.options_llama_cpp import CACHE_TYPES, LlamaCppOptions
 from eager.entropy import top_k_entropy
 from eager.machine import memory_bytes
-from eager.prefix import common_prefix
 from eager.randomness import uniform
-from eager.types import Delta, FinishReason, Request, Token
+from eager.types import Delta, Request, Token
 
 _LLAMA_MAX_SEQ = 256  # compiled into llama.cpp
 _N_SLOTS = _LLAMA_MAX_SEQ - KVCache.N_EXTRA_SLOTS
@@ -45,12 +47,12 @@ _LONE_TOKEN_CELLS = 256
 # Sequences at once: a CPU gains nothing from more, and attention walks over everybody's cells.
 _CPU_CAPACITY = 32
 _GPU_CAPACITY = 128
-_PREFILL_PER_STEP = 256  # tokens of prompts a step, so that the others' decoding is not held up
 _FLASH_ATTN = {
     True: llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
     False: llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
 }
-_CELLS_KEPT_FREE = 32  # a sequence, at admission: fewer preemptions soon after
+
+Logits = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
 
 class LlamaCppEngine(Engine):
@@ -62,78 +64,75 @@ class LlamaCppEngine(Engine):
         options = LlamaCppOptions.of(given)
         self._gpu = _use_gpu(options.device)
         self.capacity = _check_capacity(options.capacity or (_GPU_CAPACITY if self._gpu else _CPU_CAPACITY))
-        self._model = LlamaModel(model_name, options, gpu=self._gpu)
         self.model_name = model_name
-        self.stops = self._model.stops
         self._batch_size = _GPU_BATCH if self._gpu else _CPU_BATCH
-        try:
+        with ExitStack() as native:
+            self._model = LlamaModel(model_name, options, gpu=self._gpu)
+            native.callback(self._model.free)
+            self.stops = self._model.stops
             needs = CacheNeeds(self._model.kv_bytes_per_token, self._model.n_ctx_train, model_name)
             n_cells = needs.n_cells(options, memory=None if self._gpu else memory_bytes())
             self.max_model_len = min(options.max_model_len, self._model.n_ctx_train, n_cells)
             self._context = self._new_context(n_cells, options)
-        except EngineError:
-            llama_cpp.llama_model_free(self._model.handle)
-            raise
+            native.callback(llama_cpp.llama_free, self._context)
+            self._batch = llama_cpp.llama_batch_init(self._batch_size + 1, 0, 1)
+            native.callback(llama_cpp.llama_batch_free, self._batch)
+            # Given back once, by `shutdown` or when nobody refers to the engine any more.
+            self._give_back = weakref.finalize(self, native.pop_all().close)
+            self._give_back.atexit = False
         self._kv = KVCache(self._context, llama_cpp.llama_n_ctx(self._context), _N_SLOTS)
-        self._batch = llama_cpp.llama_batch_init(self._batch_size + 1, 0, 1)
-        self._active: dict[int, LlamaSequence] = {}  # oldest first
-        self._waiting: deque[LlamaSequence] = deque()
-        self._ended: dict[int, LlamaSequence] = {}  # since the last step
-        self._free_slots = list(range(_N_SLOTS))[::-1]
+        self._refusals = Refusals(self._model.n_vocab, self.max_model_len)
+        self._slots = Slots(self._kv, n_slots=_N_SLOTS, capacity=self.capacity)
+        self._is_whole = True
 
     # -- the contract -------------------------------------------------------------------------------------------
 
     def open(self, request: Request) -> None:
-        is_continued = request.parent is not None
-        sequence = LlamaSequence(request, list(request.token_ids), request.monitor, is_continued)
-        old = self._find(request.seq_id)
-        donor = None if request.parent is None else self._find(request.parent)
-        if old is not None and old.slot is not None:
-            self._take_over(sequence, old)
-        elif donor is not None and donor.slot is not None and self._free_slots and len(self._active) < self.capacity:
-            self._give_slot(sequence, donor)
-            self._active[request.seq_id] = sequence
-        else:
-            self.close(request.seq_id)
-            self._waiting.append(sequence)
+        self._refuse_if_shut()
+        self._mend()
+        with self._whole():
+            self._refusals.forget(request.seq_id)
+            if self._refusals.refuses(request):
+                self._slots.close(request.seq_id)
+            else:
+                is_fork = request.parent is not None
+                self._slots.open(LlamaSequence(request, list(request.token_ids), request.monitor, is_fork))
 
     def close(self, seq_id: int) -> None:
-        sequence = self._active.pop(seq_id, None)
-        if sequence is not None:
-            self._ended[seq_id] = sequence
-        else:
-            self._waiting = deque(s for s in self._waiting if s.seq_id != seq_id)
+        with self._whole():
+            self._refusals.forget(seq_id)
+            self._slots.close(seq_id)
 
     def unmonitor(self, seq_id: int) -> None:
-        sequence = self._find(seq_id)
+        sequence = self._slots.find(seq_id)
         if sequence is not None:
             sequence.monitor = False
 
     @property
     def has_room(self) -> bool:
-        reserve = _CELLS_KEPT_FREE * (len(self._active) + 1)
-        has_slot = len(self._active) < self.capacity and bool(self._free_slots)
-        return has_slot and not self._waiting and self._kv.n_live + reserve < self._kv.n_cells
+        return self._slots.has_room and not self.is_shut
 
     def step(self) -> list[Delta]:
-        # 1. Slots of sequences that ended before the last step are free now; the waiting ones move up.
-        self._release_ended()
-        self._admit()
-        # 2. Plan what to feed, and make room for it in the cache.
-        feeds = self._plan()
-        while not self._make_room(sum(feed.end - feed.start for feed in feeds) + 1):
-            self._preempt(next(reversed(self._active.values())))
-            feeds = self._plan()
-        # 3. Decode, draw, report.
-        deltas: list[Delta] = []
-        for batch in in_batches(feeds, self._batch_size):
-            deltas.extend(self._draw_tokens(batch, self._decode(batch)))
-        return deltas
+        self._refuse_if_shut()
+        self._mend()
+        with self._whole():
+            # 1. Slots of sequences that ended before the last step are free now; the waiting ones move up.
+            self._slots.release_ended()
+            self._slots.admit()
+            # 2. Plan what to feed.
+            feeds = self._slots.plan()
+            # 3. Decode and draw. 4. Report, when nothing can fail any more.
+            batches = in_batches(feeds, self._batch_size)
+            drawn = [pair for batch in batches for pair in self._draw_tokens(batch, self._decode(batch))]
+            return self._refusals.take() + [self._advance(sequence, token) for sequence, token in drawn]
 
     def encode_chat(self, messages: Seq[Mapping[str, str]]) -> list[int]:
+        self._refuse_if_shut()
         return self._model.encode_chat(messages)
 
     def decode(self, token_ids: Seq[int]) -> str:
+        self._refuse_if_shut()
+        check_ids(token_ids, self._model.n_vocab)
         return self._model.decode(token_ids)
 
     def versions(self) -> dict[str, str]:
@@ -147,119 +146,28 @@ class LlamaCppEngine(Engine):
         }
 
     def shutdown(self) -> None:
-        llama_cpp.llama_batch_free(self._batch)
-        llama_cpp.llama_free(self._context)
-        llama_cpp.llama_model_free(self._model.handle)
+        super().shutdown()
+        self._slots.clear()
+        self._give_back()
 
-    # -- sequences and slots ------------------------------------------------------------------------------------
+    # -- what was broken off ------------------------------------------------------------------------------------
 
-    def _find(self, seq_id: int) -> LlamaSequence | None:
-        found = self._active.get(seq_id) or self._ended.get(seq_id)
-        return found or next((s for s in self._waiting if s.seq_id == seq_id), None)
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """An error or an interrupt inside may leave cells and slots that nobody knows: see `_mend`."""
+        was_whole, self._is_whole = self._is_whole, False
+        yield
+        self._is_whole = was_whole
 
-    def _take_over(self, sequence: LlamaSequence, old: LlamaSequence) -> None:
-        """Re-opened: go on in the old one's slot, with the cells that still fit."""
-        slot = sequence.slot = old.held_slot
-        old.slot = None
-        self._ended.pop(sequence.seq_id, None)
-        self._active[sequence.seq_id] = sequence
-        common = min(common_prefix(sequence.tokens, old.tokens), self._kv.length(slot))
-        self._kv.truncate(slot, min(common, len(sequence.tokens) - 1))
-        self._count_recomputed(sequence, common)
-
-    def _give_slot(self, sequence: LlamaSequence, donor: LlamaSequence | None) -> None:
-        """Put the sequence into a free slot, sharing the donor's cells as far as the two agree."""
-        sequence.slot = self._free_slots.pop()
-        common = 0
-        if donor is not None and donor.slot is not None:
-            common = min(common_prefix(sequence.tokens, donor.tokens), self._kv.length(donor.slot))
-            shared = min(common, len(sequence.tokens) - 1)  # the last token is fed: its logits are wanted
-            if shared:
-                self._kv.fork(donor.slot, sequence.slot, shared)
-        self._count_recomputed(sequence, common)
-
-    def _count_recomputed(self, sequence: LlamaSequence, common: int) -> None:
-        """Of a continued sequence only the last token may be new, and only if no cell holds it yet."""
-        if sequence.is_continued:
-            n_fed = len(sequence.tokens) - self._kv.length(sequence.held_slot)
-            sequence.recomputed += n_fed - (common < len(sequence.tokens))
-
-    def _free(self, sequence: LlamaSequence) -> None:
-        if sequence.slot is not None:
-            self._kv.truncate(sequence.slot, 0)
-            self._free_slots.append(sequence.slot)
-            sequence.slot = None
-
-    def _release_ended(self) -> None:
-        for sequence in self._ended.values():
-            self._free(sequence)
-        self._ended.clear()
-
-    def _admit(self) -> None:
-        """Move waiting sequences to free slots, in their order, while the cache has cells for them."""
-        held_back: list[LlamaSequence] = []
-        while self._waiting and len(self._active) < self.capacity and self._free_slots:
-            sequence = self._waiting.popleft()
-            donor, agreed = self._best_donor(sequence)
-            held = self._kv.length(donor.slot) if donor is not None and donor.slot is not None else 0
-            if agreed > held + 1 and donor is not None:
-                held_back.append(sequence)  # what it could share is just being computed
-                continue
-            n_new = len(sequence.tokens) - min(agreed, held)
-            reserve = n_new + _CELLS_KEPT_FREE * (len(self._active) + 1)
-            if self._active and self._kv.n_live + reserve > self._kv.n_cells:
-                held_back.append(sequence)
-                break
-            self._give_slot(sequence, donor)
-            self._active[sequence.seq_id] = sequence
-        self._waiting.extendleft(reversed(held_back))
-
-    def _best_donor(self, sequence: LlamaSequence) -> tuple[LlamaSequence | None, int]:
-        """The decoded sequence that agrees longest with this one, and how far."""
-        agreed = {s.seq_id: common_prefix(sequence.tokens, s.tokens) for s in self._active.values()}
-        if not agreed or max(agreed.values()) == 0:
-            return None, 0
-        # Among equals the one whose cells are furthest.
-        best = max(self._active.values(), key=lambda s: (agreed[s.seq_id], self._kv.length(s.held_slot)))
-        return best, agreed[best.seq_id]
-
-    # -- room in the cache --------------------------------------------------------------------------------------
-
-    def _make_room(self, n_tokens: int) -> bool:
-        """Whether `n_tokens` fit, after compaction if need be. A lone sequence always fits."""
-        n_dead = self._kv.n_taken - self._kv.n_live
-        is_mostly_dead = n_dead > self._kv.n_live + 2048  # attention walks over dead cells too
-        if n_dead and (is_mostly_dead or not self._kv.has_cells_for(n_tokens)):
-            self._kv.compact()
-        return self._kv.has_cells_for(n_tokens)
-
-    def _preempt(self, sequence: LlamaSequence) -> None:
-        if len(self._active) == 1:
-            raise EngineError(
-                f"the KV cache of {self._kv.n_cells} tokens is too small for one sequence:"
-                " raise it or lower max_model_len"
-            )
-        del self._active[sequence.seq_id]
-        self._free(sequence)
-        sequence.is_continued = True
-        self._waiting.appendleft(sequence)
+    def _mend(self) -> None:
+        """After something was broken off, what is open begins anew in an empty cache; it comes to the same tokens."""
+        if not self._is_whole:
+            self._slots.begin_anew()
+            self._is_whole = True
 
     # -- decoding -----------------------------------------------------------------------------------------------
 
-    def _plan(self) -> list[Feed]:
-        """One token of every decoding sequence, and as much of the prompts as a step may take."""
-        feeds: list[Feed] = []
-        budget = _PREFILL_PER_STEP
-        for sequence in self._active.values():
-            start, end = self._kv.length(sequence.held_slot), len(sequence.tokens)
-            if end - start > 1:
-                end = min(end, start + budget)
-                budget -= end - start
-            if end > start:
-                feeds.append(Feed(sequence, start, end))
-        return feeds
-
-    def _decode(self, batch: list[Feed]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    def _decode(self, batch: list[Feed]) -> Logits:
         """Run the batch through the model. Logits (n, vocabulary) of its last tokens, valid until the next decode."""
         row = 0
         for feed in batch:
@@ -296,29 +204,36 @@ class LlamaCppEngine(Engine):
         batch.seq_id[row][0] = slot
         batch.logits[row] = is_wanted
 
-    def _draw_tokens(self, batch: list[Feed], logits: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> list[Delta]:
-        """Draw one token for every sequence whose last token was fed; entropies where monitored."""
-        sequences = [feed.sequence for feed in batch if feed.is_last]
-        tokens = [Token(_draw(sequence, row)) for sequence, row in zip(sequences, logits, strict=True)]
-        monitored = [i for i, sequence in enumerate(sequences) if sequence.monitor]
-        if monitored:
-            ids, logprobs = best_k([logits[i] for i in monitored])
-            best = zip(top_k_entropy(logprobs).tolist(), ids.tolist(), logprobs.tolist(), strict=True)
-            for i, (entropy, best_ids, best_logprobs) in zip(monitored, best, strict=True):
-                tokens[i] = Token(tokens[i].id, entropy, best_ids, best_logprobs)
-        return [self._advance(sequence, token) for sequence, token in zip(sequences, tokens, strict=True)]
+    def _draw_tokens(self, batch: list[Feed], logits: Logits) -> list[tuple[LlamaSequence, Token | None]]:
+        """Every sequence whose last token was fed, with the next one, drawn; None where nothing can be drawn.
 
-    def _advance(self, sequence: LlamaSequence, token: Token) -> Delta:
-        sequence.tokens.append(token.id)
-        finish: FinishReason | None = None
-        if token.id in self.stops.stop_ids:
-            finish = "stop"
-        elif len(sequence.tokens) >= sequence.request.max_length:
-            finish = "length"
-        if finish:
-            self.close(sequence.seq_id)
+        With entropies where monitored.
+        """
+        sequences = [feed.sequence for feed in batch if feed.is_last]
+        tokens = [_draw(sequence, row) for sequence, row in zip(sequences, logits, strict=True)]
+        drawn = {i: token for i, token in enumerate(tokens) if token is not None and sequences[i].monitor}
+        if drawn:
+            ids, logprobs = best_k([logits[i] for i in drawn])
+            best = zip(top_k_entropy(logprobs).tolist(), ids.tolist(), logprobs.tolist(), strict=True)
+            for (i, token), row in zip(drawn.items(), best, strict=True):
+                tokens[i] = Token(token.id, *row)
+        return list(zip(sequences, tokens, strict=True))
+
+    def _advance(self, sequence: LlamaSequence, token: Token | None) -> Delta:
         recomputed, sequence.recomputed = sequence.recomputed, 0
-        return Delta(sequence.seq_id, [token], finish_reason=finish, recomputed=recomputed)
+        delta = Delta(sequence.seq_id, [], recomputed=recomputed)
+        if token is None:
+            delta.finish_reason, delta.error = "error", failed(len(sequence.tokens), NO_DISTRIBUTION)
+        else:
+            delta.tokens = [token]
+            sequence.tokens.append(token.id)
+            if token.id in self.stops.stop_ids:
+                delta.finish_reason = "stop"
+            elif len(sequence.tokens) >= sequence.request.max_length:
+                delta.finish_reason = "length"
+        if delta.finish_reason:
+            self._slots.close(sequence.seq_id)
+        return delta
 
     # -- set-up -------------------------------------------------------------------------------------------------
 
@@ -347,8 +262,12 @@ class LlamaCppEngine(Engine):
         return context
 
 
-def _draw(sequence: LlamaSequence, row: np.ndarray[tuple[int], np.dtype[np.float32]]) -> int:
-    return draw(row, sequence.request.sampling, uniform(sequence.request.seed, len(sequence.tokens)))
+def _draw(sequence: LlamaSequence, row: np.ndarray[tuple[int], np.dtype[np.float32]]) -> Token | None:
+    request = sequence.request
+    try:
+        return Token(draw(row, request.sampling, uniform(request.seed, len(sequence.tokens))))
+    except NoDistributionError:
+        return None
 
 
 def _check_capacity(capacity: int) -> int:

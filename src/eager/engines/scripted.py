@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from eager.engines._draw import draw
+from eager.engines._draw import NoDistributionError, draw
+from eager.engines._refusals import Refusals, check_ids, failed
 from eager.engines.base import Engine, EngineError
 from eager.engines.options_scripted import Script, ScriptedOptions
 from eager.entropy import top_k_entropy
@@ -51,9 +52,13 @@ class ScriptedEngine(Engine):
         self._active: dict[int, _Sequence] = {}
         self._waiting: deque[int] = deque()
         self._opened: dict[int, _Sequence] = {}
+        self._refusals = Refusals(_N_IDS, self.max_model_len)
 
     def open(self, request: Request) -> None:
+        self._refuse_if_shut()
         self.close(request.seq_id)
+        if self._refusals.refuses(request):
+            return
         sequence = _Sequence(request, list(request.token_ids), request.monitor)
         if len(self._active) < self.capacity:
             self._active[request.seq_id] = sequence
@@ -62,6 +67,7 @@ class ScriptedEngine(Engine):
             self._waiting.append(request.seq_id)
 
     def close(self, seq_id: int) -> None:
+        self._refusals.forget(seq_id)
         self._active.pop(seq_id, None)
         if self._opened.pop(seq_id, None) is not None:
             self._waiting.remove(seq_id)
@@ -73,9 +79,10 @@ class ScriptedEngine(Engine):
 
     @property
     def has_room(self) -> bool:
-        return len(self._active) < self.capacity
+        return len(self._active) < self.capacity and not self.is_shut
 
     def step(self) -> list[Delta]:
+        self._refuse_if_shut()
         if self._steps_left is not None:
             self._steps_left -= 1
             if self._steps_left < 0:
@@ -85,7 +92,13 @@ class ScriptedEngine(Engine):
         while self._waiting and len(self._active) < self.capacity:
             seq_id = self._waiting.popleft()
             self._active[seq_id] = self._opened.pop(seq_id)
-        return [self._decode(seq_id, sequence) for seq_id, sequence in list(self._active.items())]
+        decoded = [self._decode(seq_id, sequence) for seq_id, sequence in list(self._active.items())]
+        return self._refusals.take() + decoded
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        for seq_id in [*self._active, *self._opened]:
+            self.close(seq_id)
 
     def _decode(self, seq_id: int, sequence: _Sequence) -> Delta:
         tokens: list[Token] = []
@@ -94,9 +107,12 @@ class ScriptedEngine(Engine):
         while finish is None and len(tokens) < self._tokens_per_step:
             if len(sequence.tokens) in self._failing_positions:
                 finish, error = "error", "the sequence failed, as it was told to"
-            else:
+                continue
+            try:
                 tokens.append(self._next_token(sequence))
                 finish = self._finish(sequence)
+            except NoDistributionError as reason:
+                finish, error = "error", failed(len(sequence.tokens), str(reason))
         if finish is not None:
             del self._active[seq_id]
         return Delta(seq_id, tokens, finish, error)
@@ -114,12 +130,15 @@ class ScriptedEngine(Engine):
         return "length" if len(sequence.tokens) >= sequence.request.max_length else None
 
     def encode_chat(self, messages: Seq[Mapping[str, str]]) -> list[int]:
+        self._refuse_if_shut()
         # Ids beyond the vocabulary: one a word, so that long prompts are long.
         return [_FIRST_PROMPT_ID + sum(word.encode()) % 997 for m in messages for word in m["content"].split()] or [
             _FIRST_PROMPT_ID
         ]
 
     def decode(self, token_ids: Seq[int]) -> str:
+        self._refuse_if_shut()
+        check_ids(token_ids, _N_IDS)
         return "".join(self._vocabulary[i] if i < len(self._vocabulary) else f"<{i}>" for i in token_ids)
 
 
@@ -136,6 +155,7 @@ def _monitored(token_id: int, probabilities: Mapping[int, float]) -> Token:
     return Token(token_id, float(top_k_entropy(logprobs)), [token for token, _ in best], logprobs)
 
 
+_N_IDS = 2**31  # a script may use any; libraries hold them in 32 bits
 _FIRST_PROMPT_ID = 1000
 _VOCABULARY = (
     "<end>",

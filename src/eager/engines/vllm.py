@@ -10,13 +10,20 @@ model runner) hashes the request's seed with the position.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence as Seq
+from collections.abc import Iterator, Mapping, Sequence as Seq
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
 from eager.engines._chat import chat_date, chat_identity, check_template, encode_with, thinking_end_ids
 from eager.engines._model_files import fingerprint
-from eager.engines._vllm_api import EngineDeadError, RequestOutputKind, SamplingParams as VLLMSamplingParams
+from eager.engines._refusals import Refusals, check_ids
+from eager.engines._vllm_api import (
+    EngineDeadError,
+    RequestOutputKind,
+    SamplingParams as VLLMSamplingParams,
+    VLLMClientError,
+)
 from eager.engines._vllm_draw import draw_args
 from eager.engines._vllm_requests import Requests
 from eager.engines._vllm_room import Room
@@ -45,22 +52,31 @@ class VLLMEngine(Engine):
         self._draws_inside = started.draws_inside
         self._is_in_process = started.is_in_process
         self._llm = started.llm
-        self._tokenizer = self._llm.get_tokenizer()
-        try:
+        with ExitStack() as on_failure:
+            on_failure.callback(self._llm.engine_core.shutdown)
+            self._tokenizer = self._llm.get_tokenizer()
             self._chat_args, self._chat_date = chat_args(model_name, self._tokenizer, options)
-        except EngineError:
-            self._llm.engine_core.shutdown()
-            raise
+            self.stops = read_stops(self._tokenizer, started.generation_config)
+            on_failure.pop_all()
         self._identity = (started.path, options)
-        self.stops = read_stops(self._tokenizer, started.generation_config)
+        self._n_vocab: int = self._llm.model_config.get_vocab_size()
         self._room = Room(started.n_cells)
-        self._requests = Requests(self._llm, self._new_params, max_model_len=self.max_model_len, room=self._room)
+        self._requests = Requests(
+            self._llm,
+            self._new_params,
+            refusals=Refusals(self._n_vocab, self.max_model_len),
+            room=self._room,
+            errors_of_requests=(VLLMClientError, ValueError),
+        )
 
     def open(self, request: Request) -> None:
-        self._requests.open(request)
+        self._refuse_if_shut()
+        with self._as_engine_error():
+            self._requests.open(request)
 
     def close(self, seq_id: int) -> None:
-        self._requests.close(seq_id)
+        with suppress(EngineDeadError):  # then nothing of it is decoded any more
+            self._requests.close(seq_id)
 
     def unmonitor(self, seq_id: int) -> None:
         # Where entropies come as vLLM's log-probabilities the request goes on with them: to open it again without costs
@@ -69,11 +85,18 @@ class VLLMEngine(Engine):
 
     @property
     def has_room(self) -> bool:
-        return len(self._requests) < self.capacity and self._room.has_room_for_one_more(len(self._requests))
+        is_free = not self.is_shut and len(self._requests) < self.capacity
+        return is_free and self._room.has_room_for_one_more(len(self._requests))
 
     def step(self) -> list[Delta]:
-        try:
+        self._refuse_if_shut()
+        with self._as_engine_error():
             return self._requests.step()
+
+    @contextmanager
+    def _as_engine_error(self) -> Iterator[None]:
+        try:
+            yield
         except (EngineDeadError, RuntimeError) as error:
             n_open = self._requests.forget_all()
             raise EngineError(
@@ -82,6 +105,7 @@ class VLLMEngine(Engine):
             ) from error
 
     def encode_chat(self, messages: Seq[Mapping[str, str]]) -> list[int]:
+        self._refuse_if_shut()
         plain = [dict(message) for message in messages]
         return encode_with(
             lambda: self._tokenizer.apply_chat_template(
@@ -90,6 +114,8 @@ class VLLMEngine(Engine):
         )
 
     def decode(self, token_ids: Seq[int]) -> str:
+        self._refuse_if_shut()
+        check_ids(token_ids, max(self._n_vocab, len(self._tokenizer)))
         text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
         return text
 
@@ -105,9 +131,11 @@ class VLLMEngine(Engine):
         }
 
     def shutdown(self) -> None:
+        super().shutdown()
+        self._requests.forget_all()
         self._llm.engine_core.shutdown()
 
-    def _new_params(self, request: Request, n_allowed: int, watch: Watch | None) -> VLLMSamplingParams:
+    def _new_params(self, request: Request, watch: Watch) -> VLLMSamplingParams:
         """vLLM's parameters of one request; made for it alone, so vLLM need not copy them (`skip_clone`)."""
         sampling, seed = request.sampling, request.seed
         if self._draws_inside:
@@ -123,11 +151,11 @@ class VLLMEngine(Engine):
             }
         return VLLMSamplingParams(
             **drawn,
-            max_tokens=n_allowed,
+            max_tokens=request.max_length - len(request.token_ids),
             stop_token_ids=sorted(self.stops.stop_ids),
             ignore_eos=True,  # the end-of-sequence id is among the stop ids, and is delivered like them
             detokenize=False,
-            logprobs=ENTROPY_TOP_K if watch is not None and not self._is_in_process else None,
+            logprobs=ENTROPY_TOP_K if watch.is_on and not self._is_in_process else None,
             flat_logprobs=True,
             output_kind=RequestOutputKind.DELTA,
             skip_clone=True,

@@ -107,7 +107,8 @@ def _row(measures: Measures, baseline: Measures | None, found: tuple[Correlation
     _tell_lenient(measures, findings)
     if n_failed := measures.total("n_failed"):
         failed = count(n_failed, "sequence")
-        findings.notice(f"{measures.label}: {failed} failed: recorded as errors, not as answers")
+        said = next((f" (the first: {prompt.error})" for prompt in measures.prompts.values() if prompt.error), "")
+        findings.notice(f"{measures.label}: {failed} failed: recorded as errors, not as answers{said}")
     return Row(
         measures=measures,
         scores=scores,

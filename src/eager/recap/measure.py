@@ -32,7 +32,7 @@ class PromptKeys:
 class PromptMeasure:
     """One prompt's grades and cost. `lenient` are its grades in the lenient reading, where any differs.
 
-    `peaks` is (sequences, percentiles), see `correlation`.
+    `error` is what was said of the first sequence that failed. `peaks` is (sequences, percentiles), see `correlation`.
     """
 
     graded: GradedPrompt
@@ -43,6 +43,7 @@ class PromptMeasure:
     n_discarded: int
     n_failed: int
     n_cut: int
+    error: str | None
     peaks: NDArray[np.float64]
 
     @property
@@ -77,6 +78,7 @@ class Measures:
             n_discarded=record.n_discarded,
             n_failed=sum(sequence.finish_reason == "error" for sequence in record.sequences),
             n_cut=sum(sequence.finish_reason == "cut" for sequence in record.sequences),
+            error=next((sequence.error for sequence in record.sequences if sequence.error), None),
             peaks=np.array([peak_entropies(sequence.entropies) for sequence in record.sequences]),
         )
         return key
