@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 
-# What the user must know comes as an EngineError; vLLM, asked for more by its own variable, still says more.
-if "VLLM_LOGGING_LEVEL" not in os.environ:
+# What the user must know comes as an EngineError; vLLM, asked for more by its own variable, still says more. Who has
+# imported vLLM already, as a server that loads our gate, keeps their own logging.
+if "VLLM_LOGGING_LEVEL" not in os.environ and "vllm" not in sys.modules:
     os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     logging.getLogger("vllm").setLevel(logging.ERROR)  # the variable is read later than the first warnings come
@@ -23,10 +25,16 @@ from vllm.inputs.engine import tokens_input
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.usage.usage_lib import UsageContext
+from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.engine.core_client import InprocClient
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, process_dict_updates
+from vllm.v1.worker.gpu.sample.logits_processor import (
+    LogitsContext,
+    LogitsProcessor as V2LogitsProcessor,
+    LogitsProcRequestState,
+)
 
 if current_platform.is_cpu():
     # In one process: the core's process would keep a whole CPU busy with polling (docs/engines.md).
@@ -42,14 +50,18 @@ __all__ = [
     "EngineDeadError",
     "InprocClient",
     "LLMEngine",
+    "LogitsContext",
+    "LogitsProcRequestState",
     "LogitsProcessor",
     "RequestOutputKind",
     "SamplingParams",
     "UniProcExecutor",
     "UsageContext",
+    "V2LogitsProcessor",
     "VLLMClientError",
     "VllmConfig",
     "__version__",
+    "async_tensor_h2d",
     "current_platform",
     "process_dict_updates",
     "tokens_input",

