@@ -121,7 +121,7 @@ def test_forced_colour_draws_no_progress_into_a_log(arguments):
 
 
 def test_paths_that_are_no_utf8_are_written_out(tmp_path, arguments):
-    """A folder of such a name gets its results, its page and its tables; what is said of it shows the byte."""
+    """A folder of such a name gets its results, its page and its tables; what is said of it has a ? for the byte."""
     needs.package("matplotlib", "report")
     name = os.fsdecode(b"caf\xe9")
     folder = tmp_path / name
@@ -132,4 +132,4 @@ def test_paths_that_are_no_utf8_are_written_out(tmp_path, arguments):
         done = subprocess.run([*EAGER, *map(str, command)], check=False, capture_output=True)
         assert done.returncode == 0, done.stderr
     assert {"parallel.json", "parallel.large", "report.html", "both.html"} <= {path.name for path in folder.iterdir()}
-    assert rb"caf\udce9" in subprocess.run([*EAGER, *map(str, run)], check=False, capture_output=True).stdout
+    assert b"caf?" in subprocess.run([*EAGER, *map(str, run)], check=False, capture_output=True).stdout

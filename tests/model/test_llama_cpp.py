@@ -136,7 +136,7 @@ def test_bad_models_end_in_a_sentence(tmp_path: Path):
         LlamaCppEngine(str(tmp_path / "none.gguf"))
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF" + b"\0" * 100)
-    with pytest.raises(EngineError, match="cannot be loaded"):
+    with pytest.raises(EngineError, match="is GGUF of version 0, and llama.cpp reads 2 and 3"):
         LlamaCppEngine(str(broken))
     with pytest.raises(EngineError, match="does not know model 'Qwen/Qwen3-4B'"):
         LlamaCppEngine("Qwen/Qwen3-4B")
@@ -153,7 +153,10 @@ def test_a_hub_that_does_not_answer_ends_in_a_sentence(monkeypatch):
         raise http.HTTPError("nobody answers\nat all")
 
     monkeypatch.setattr(hub.HfApi, "list_repo_files", unreachable)
-    with pytest.raises(EngineError, match=r"could not be fetched from the hub \(nobody answers\): give a local"):
+    with pytest.raises(
+        EngineError,
+        match=r"could not be fetched from the hub \(nobody answers\), and its cache has nothing of it: give a local",
+    ):
         LlamaCppEngine("owner/repo:Q4")
     monkeypatch.setattr(hub.HfApi, "list_repo_files", lambda self, repo: ["a-Q8_0.gguf"])
     with pytest.raises(EngineError, match=r"no \.gguf file for 'Q4': it has a-Q8_0\.gguf"):

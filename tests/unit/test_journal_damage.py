@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from dataclasses import replace
+from io import FileIO
 from pathlib import Path
 from random import Random
 
@@ -286,22 +287,45 @@ def test_what_was_added_to_a_lost_record_is_due_again(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_a_line_that_fails_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a line, left by a full disk or Ctrl-C, would spoil the next one."""
+class _Half:
+    """The journal's file, interrupted in the middle of a line."""
+
+    def __init__(self, file: FileIO) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._file, name)
+
+    def write(self, data: memoryview) -> int:
+        self._file.write(data[: len(data) // 2])
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "kept"),
+    [("write", KeyboardInterrupt, []), ("sync", OSError, []), ("sync", KeyboardInterrupt, [1])],
+)
+def test_half_a_line_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, error: type[BaseException], kept: list[int]
+) -> None:
+    """Left by a full disk or Ctrl-C it would spoil the next one; a line that Ctrl-C found whole is a prompt saved."""
     journal = Journal(tmp_path, SETTINGS)
     journal.append(record("parallel", 0, [sequence("a", "1", True)]))
 
-    def interrupted(handle: int) -> None:
-        raise KeyboardInterrupt
+    def fails(handle: int) -> None:
+        raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr("os.fsync", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        if where == "sync":
+            patched.setattr("os.fsync", fails)
+        else:
+            patched.setattr(journal, "_file", _Half(journal._file))
+        with pytest.raises((KeyboardInterrupt, StoreError)):
             journal.append(record("parallel", 1, [sequence("b", "1", True)]))
     journal.append(record("parallel", 2, [sequence("c", "1", True)]))
     journal.close()
     again = Journal(tmp_path)
-    assert (again.prompts("parallel"), again.problems, again.notices) == ([0, 2], [], [])
+    assert (again.prompts("parallel"), again.problems, again.notices) == ([0, *kept, 2], [], [])
 
 
 def test_a_torn_last_line_is_told_and_cut(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_the_table_of_eval_code_is_one_of_these(
     monkeypatch.setenv("COLUMNS", "40")
     scores = summarise([GradedPrompt(correct=(True, False), groups=(0, 1))] * 2)
     reasons = Counter({"timeout": 12, "wrong answer": 3})
-    _table([Outcome(Path("eager_adapt_th1.25.json"), scores, 1234567, 23, 45, reasons)])
+    _table([Outcome(Path("run/eager_adapt_th1.25.json"), scores, 1234567, 23, 45, reasons)], {Path("run"): ""})
     shown = capsys.readouterr().out
     assert set(words("eager adapt th1.25 1,234,567 23 45 12 timeout 3 wrong answer 0.500 1.000")) <= set(words(shown))
     assert max(map(len, shown.splitlines())) <= 40

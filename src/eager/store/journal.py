@@ -234,20 +234,21 @@ class Journal:
             raise RuntimeError("the journal is open for reading only")
         data = encode(line)
         offset = self._file.seek(0, os.SEEK_END)
-        is_whole = False
+        is_half = True
         try:
             left = memoryview(data)
             while left:
                 left = left[self._file.write(left) :]
+            is_half = False
             os.fsync(self._file.fileno())
-            is_whole = True
         except OSError as error:
+            is_half = True  # for all that is known
             raise StoreError(
                 f"cannot write to '{self.path}' ({error.strerror}): make room and run the same command again;"
                 " what is finished is kept"
             ) from None
         finally:
-            if not is_whole:  # also where Ctrl-C came between: the next line must not go on from half of this one
+            if is_half:  # also where Ctrl-C came between: the next line must not go on from half of this one
                 with suppress(OSError):
                     self._file.truncate(offset)
         return Place(offset, len(data))
