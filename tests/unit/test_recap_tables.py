@@ -27,9 +27,8 @@ from result_builder import (
 from rich.console import Console
 
 from eager.cli.recap import command
-from eager.metrics import BOOTSTRAP_SEED, RESAMPLES
+from eager.metrics import BOOTSTRAP_SEED, RESAMPLES, saved_share
 from eager.recap import as_csv, as_json, folder_labels, print_comparison, recap
-from eager.recap.compare import saved_share
 from eager.recap.correlation import PERCENTILES, correlations, peak_entropies
 from eager.results.findings import Findings
 from eager.results.large import write_large

@@ -6,20 +6,17 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from itertools import combinations
 
-import numpy as np
-
 from eager.metrics import (
     GradedPrompt,
     PromptScore,
     Score,
     Summary,
-    interval,
     paired_differences,
     per_prompt,
     prompt_consensus,
     prompt_pass_rate,
     prompt_passed,
-    resampled_sums,
+    saved_share,
     summarise,
 )
 from eager.recap.correlation import Correlation, ScipyMissingError, correlations
@@ -142,17 +139,6 @@ def _saved(measures: Measures, baseline: Measures | None) -> Score:
         return _no_score()
     shared = [key for key in measures.prompts if key in baseline.prompts]
     return saved_share([(measures.prompts[key].n_generated, baseline.prompts[key].n_generated) for key in shared])
-
-
-def saved_share(pairs: Seq[tuple[int, int]]) -> Score:
-    """1 - Σ used / Σ reference over (used, reference) pairs, one a prompt, with its bootstrap interval over prompts."""
-    totals = np.array(pairs, dtype=np.float64).reshape(-1, 2)
-    n = len(totals)
-    if n == 0 or totals[:, 1].sum() == 0:
-        return Score(None, None, None, n)
-    used, reference = resampled_sums([totals])[0].T
-    low, high = interval(1.0 - used[reference > 0] / reference[reference > 0])
-    return Score(float(1.0 - totals[:, 0].sum() / totals[:, 1].sum()), float(low), float(high), n)
 
 
 def _difference(a: Measures, b: Measures) -> Difference:
