@@ -64,6 +64,11 @@ class RunPlan:
         if len(common) != 1:
             raise ValueError("a run needs rules of branching that differ in nothing but their thresholds")
 
+    def max_length(self, n_prompt: int, engine: Engine) -> int:
+        """Bound on a sequence that begins with a prompt of so many tokens, them included."""
+        most = engine.max_model_len
+        return most if self.max_tokens is None else min(most, n_prompt + self.max_tokens)
+
 
 class Run:
     """Experiments over a task, recorded prompt by prompt; what the journal already holds is not generated again."""
@@ -87,9 +92,7 @@ class Run:
         self._on_progress = on_progress
         self.notices: list[str] = []
         """Sentences about files that were in the folder and are replaced."""
-        self._prompts = [_encode(engine, task, problem) for problem in task.problems]
-        for problem, ids in zip(task.problems, self._prompts, strict=True):
-            _check_fits(problem, len(ids), engine)
+        self._prompts = encoded_prompts(engine, task)
 
     def run(self) -> Iterator[ExperimentResult]:
         """Yield each experiment's result as it is complete. Raises RunError, StoreError or EngineError."""
@@ -203,9 +206,7 @@ class Run:
 
     def _job(self, index: int, rules: BranchConfig, first_sequence: int) -> TreeJob:
         plan, prompt_ids = self._plan, self._prompts[index]
-        max_length = self._engine.max_model_len
-        if plan.max_tokens is not None:
-            max_length = min(max_length, len(prompt_ids) + plan.max_tokens)
+        max_length = plan.max_length(len(prompt_ids), self._engine)
         return TreeJob(index, prompt_ids, rules, plan.sampling, max_length, plan.seed, first_sequence=first_sequence)
 
     def _record(self, experiment: Experiment, finished: abc.Generator[PromptRecord, None, None]) -> ExperimentResult:
@@ -341,8 +342,12 @@ def _shares(kind: str, grades: list[list[bool | None]], max_sequences: int) -> d
     return label_shares(used, [True in prompt or False not in prompt for prompt in grades], max_sequences)
 
 
-def _encode(engine: Engine, task: LoadedTask, problem: Problem) -> tuple[int, ...]:
-    return tuple(engine.encode_chat(task.messages(problem)))
+def encoded_prompts(engine: Engine, task: LoadedTask) -> list[tuple[int, ...]]:
+    """The chat that asks each problem, as ids. Raises RunError where one does not fit into the context."""
+    prompts = [tuple(engine.encode_chat(task.messages(problem))) for problem in task.problems]
+    for problem, ids in zip(task.problems, prompts, strict=True):
+        _check_fits(problem, len(ids), engine)
+    return prompts
 
 
 def _check_fits(problem: Problem, n_tokens: int, engine: Engine) -> None:
