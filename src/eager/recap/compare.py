@@ -11,6 +11,7 @@ from eager.metrics import (
     PromptScore,
     Score,
     Summary,
+    mean_score,
     paired_differences,
     per_prompt,
     prompt_consensus,
@@ -21,6 +22,7 @@ from eager.metrics import (
 )
 from eager.recap.correlation import Correlation, ScipyMissingError, correlations
 from eager.recap.measure import Measures
+from eager.recap.same_tokens import Samples, random_subsets
 from eager.results.findings import Findings
 from eager.words import count, decimal
 
@@ -59,12 +61,32 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
+class SameTokens:
+    """Full Parallel with as many tokens as `experiment` used, on the prompts that both have; see `same_tokens`.
+
+    `differences` are the experiment's scores minus these, paired by prompt. Both by the names in SCORES.
+    """
+
+    experiment: str
+    parallel: str
+    n_tokens: float
+    n_samples: float
+    scores: dict[str, Score]
+    differences: dict[str, Score]
+
+    @property
+    def title(self) -> str:
+        return f"{self.parallel} at the tokens of {self.experiment}"
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """Everything that recap prints."""
 
     rows: tuple[Row, ...]
     differences: tuple[Difference, ...]
     findings: Findings
+    same_tokens: tuple[SameTokens, ...] = ()
 
 
 def compare(experiments: Seq[Measures], findings: Findings, *, with_correlations: bool = True) -> Comparison:
@@ -77,7 +99,9 @@ def compare(experiments: Seq[Measures], findings: Findings, *, with_correlations
     unpaired = [d for d in differences if d.tokens.n_prompts == 0]
     if unpaired:
         findings.notice(f"{count(len(unpaired), 'pair')} of experiments share no prompt and have no difference")
-    return Comparison(tuple(rows), differences, findings)
+    pairs = [(measures, _baseline(measures, experiments)) for measures in experiments]
+    same_tokens = [_same_tokens(measures, parallel) for measures, parallel in pairs if parallel not in (None, measures)]
+    return Comparison(tuple(rows), differences, findings, tuple(found for found in same_tokens if found))
 
 
 def _baseline(measures: Measures, experiments: Seq[Measures]) -> Measures | None:
@@ -148,6 +172,26 @@ def _difference(a: Measures, b: Measures) -> Difference:
     pairs = [(per_prompt(graded_a, score), per_prompt(graded_b, score)) for score in SCORES.values()]
     scores = dict(zip(SCORES, paired_differences(pairs), strict=True))
     return Difference(first=a.label, second=b.label, tokens=tokens, **scores)
+
+
+def _same_tokens(measures: Measures, parallel: Measures) -> SameTokens | None:
+    """None where all samples take fewer tokens, no prompt is shared, or nothing is graded."""
+    shared = {key: parallel.prompts[key] for key in measures.prompts if key in parallel.prompts}
+    n_tokens = sum(measures.prompts[key].n_generated for key in shared)
+    samples = {key: Samples(prompt.graded, prompt.lengths) for key, prompt in shared.items()}
+    subsets = random_subsets(samples, n_tokens, SCORES)
+    if subsets is None or not any(subsets.scores.values()):
+        return None
+    own = {name: per_prompt(_graded(measures), score) for name, score in SCORES.items()}
+    differences = paired_differences((own[name], subsets.scores[name]) for name in SCORES)
+    return SameTokens(
+        experiment=measures.label,
+        parallel=parallel.label,
+        n_tokens=subsets.n_tokens,
+        n_samples=subsets.n_samples,
+        scores={name: mean_score(by_prompt.values()) for name, by_prompt in subsets.scores.items()},
+        differences=dict(zip(SCORES, differences, strict=True)),
+    )
 
 
 def _graded(measures: Measures) -> dict[int, GradedPrompt]:

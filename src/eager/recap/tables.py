@@ -70,6 +70,9 @@ def _scores(comparison: Comparison) -> Grid:
             percent(scores.pass_rate),
         )
         grid.rows.append((row.measures.label, *values, f"{scores.pass_at_k.n_prompts:,}"))
+    for same in comparison.same_tokens:
+        passed, consensus, rate = map(percent, same.scores.values())
+        grid.rows.append((same.title, passed, consensus, "", rate, f"{same.scores['pass_at_k'].n_prompts:,}"))
     return grid
 
 
@@ -95,6 +98,10 @@ def _differences(comparison: Comparison) -> Grid:
         scores = map(points, (d.pass_at_k, d.cons_at_k, d.pass_rate))
         tokens = percent(d.tokens, signed=True)
         grid.rows.append((f"{d.first} {MINUS} {d.second}", *scores, tokens, f"{d.tokens.n_prompts:,}"))
+    for same in comparison.same_tokens:
+        name = f"{same.experiment} {MINUS} {same.parallel} at its tokens"
+        n_prompts = same.differences["pass_at_k"].n_prompts
+        grid.rows.append((name, *map(points, same.differences.values()), "same", f"{n_prompts:,}"))
     return grid
 
 
