@@ -29,6 +29,15 @@ class Target:
         if self.kind != "sequences" and not 0 < self.value < 1:
             raise ValueError(f"the target {self.kind} must be between 0 and 1, got {self.value:g}")
 
+    def check(self, max_sequences: int) -> None:
+        """Raises ValueError where no threshold can keep to it: a tree has at least one whole sequence."""
+        most = 1 - 1 / max_sequences
+        if self.kind == "saving" and self.value > most:
+            raise ValueError(
+                f"no threshold saves {100 * self.value:g} % where a prompt has {max_sequences} sequences at most:"
+                f" one alone saves {100 * most:.1f} %"
+            )
+
     @classmethod
     def parse(cls, text: str) -> Target:
         """`0.4`, `saving=0.4`, `sequences=3`, `quantile=0.99`; nothing is the default. Raises ValueError."""

@@ -121,6 +121,10 @@ def _row(measures: Measures, baseline: Measures | None, found: tuple[Correlation
         failed = count(n_failed, "sequence")
         said = next((f" (the first: {prompt.error})" for prompt in measures.prompts.values() if prompt.error), "")
         findings.notice(f"{measures.label}: {failed} failed: recorded as errors, not as answers{said}")
+    if n_calibration := measures.facts.n_calibration:
+        findings.notice(
+            f"{measures.label}: finding its threshold took {count(n_calibration, 'token')}, on top of its own"
+        )
     return Row(
         measures=measures,
         scores=scores,

@@ -59,7 +59,8 @@ def replay_tree(record: PromptRecord, recorded: BranchConfig, asked: BranchConfi
             f"a tree of at most {recorded.max_sequences} sequences at threshold {recorded.entropy_threshold:g} can be"
             " replayed with fewer sequences and at a higher threshold only"
         )
-    return _Walk(record, recorded, asked).replayed()
+    walk = _Walk(record, recorded, asked)
+    return walk.first_branches() if asked.entropy_threshold == recorded.entropy_threshold else walk.replayed()
 
 
 class _Walk:
@@ -72,7 +73,8 @@ class _Walk:
     def __init__(self, record: PromptRecord, recorded: BranchConfig, asked: BranchConfig) -> None:
         self._sequences = record.sequences
         self._asked = asked
-        self._branch_at = {(b.position, b.seq): b for b in record.branches if b.seq is not None}
+        self._branches = record.branches
+        self._branch_at = {(branch.position, branch.seq): branch for branch in record.branches}
         self._recorded_end = _end_of_phase(record, recorded)
         self._alive = [seq for seq, sequence in enumerate(record.sequences) if sequence.parent is None]
         self._monitored = list(self._alive)
@@ -83,7 +85,18 @@ class _Walk:
         self._percentile = None if percentile is None else RunningPercentile(percentile)
         self._threshold = asked.entropy_threshold
 
+    def first_branches(self) -> Replayed:
+        """At the recorded threshold: the same branches, until the tree is full."""
+        after = (0, -1)
+        for branch in self._branches:
+            if self._is_full:
+                break
+            self._branch(branch)
+            after = (branch.position, (branch.seq or 0) + 1)
+        return self._known(after, n_more=0)
+
     def replayed(self) -> Replayed:
+        """At a higher threshold: token by token."""
         for position in count():
             if self._is_full or position >= self._end or not self._monitored:
                 return self._known(after=(position, -1), n_more=0)
@@ -169,7 +182,7 @@ class _Walk:
         sequences, cut = [], set()
         for seq, new in number.items():
             sequence = self._sequences[seq]
-            end = next(self._turns(seq, after, is_open=n_more > 0), None)
+            end = min(self._turns(seq, after, is_open=n_more > 0), default=None)
             if end is not None:
                 sequence = _beginning(sequence, end - sequence.fork + 1)
                 cut.add(new)
@@ -179,21 +192,25 @@ class _Walk:
         return Replayed(tuple(sequences), branches, frozenset(cut), n_more, after[0])
 
     def _turns(self, seq: int, after: _Point, is_open: bool) -> Iterator[int]:
-        """Positions from `after` on where the sequence leaves its recorded way, or may."""
+        """Positions from `after` on where the sequence leaves its recorded way, or may where the tree `is_open`."""
+        for branch in self._branches:
+            if branch.seq == seq and (branch.position, seq) >= after and not _keeps_sampled(branch):
+                yield branch.position
+        if is_open and self._asked.branch_rule == "top2":
+            yield from self._new_branches(seq, after)
+
+    def _new_branches(self, seq: int, after: _Point) -> Iterator[int]:
+        """Positions from `after` on where the sequence did not branch, and may now."""
         sequence = self._sequences[seq]
         for position in range(max(after[0], sequence.fork), sequence.n_tokens):
-            if (position, seq) < after or self._is_first_token(sequence, position):
+            point = (position, seq)
+            if point < after or point in self._branch_at or self._is_first_token(sequence, position):
                 continue
-            branch = self._branch_at.get((position, seq))
-            if branch is not None:
-                if not _keeps_sampled(branch):
-                    yield position
-            elif is_open and self._asked.branch_rule == "top2":
-                entropy = sequence.entropies[position - sequence.fork]
-                if entropy is None and (position, seq) <= self._recorded_end:
-                    return  # it has left its thinking section
-                if self._might_branch(entropy) and not _is_last_allowed(sequence, position):
-                    yield position
+            entropy = sequence.entropies[position - sequence.fork]
+            if entropy is None and point <= self._recorded_end:
+                return  # it has left its thinking section
+            if self._might_branch(entropy) and not _is_last_allowed(sequence, position):
+                yield position
 
     def _is_first_token(self, sequence: SequenceRecord, position: int) -> bool:
         """Whether its branch gave it this token."""
