@@ -76,7 +76,8 @@ class Collected:
 def with_fewer_sequences(measures: Measures, record: PromptRecord) -> Iterator[tuple[int, PromptBounds]]:
     """The prompt replayed at a half of M, a quarter, …; not where the sequences do not lie in the order of birth."""
     experiment, facts = measures.experiment, measures.facts
-    if experiment.kind not in ("parallel", "eager_init") or facts.is_published or facts.max_sequences is None:
+    is_known = not facts.is_published and all(None not in (branch.seq, branch.new_seq) for branch in record.branches)
+    if experiment.kind not in ("parallel", "eager_init") or facts.max_sequences is None or not is_known:
         return
     # At the recorded threshold no other rule matters: the branches are those that came.
     rules = BranchConfig(facts.max_sequences, experiment.threshold or MAX_ENTROPY)
