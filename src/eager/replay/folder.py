@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence as Seq
+from collections.abc import Iterator, Mapping, Sequence as Seq
 from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import Any
@@ -13,7 +13,7 @@ from eager.replay.bounds import PromptBounds, ReplayResult, prompt_bounds, repla
 from eager.replay.tree import Replayed, replay_parallel, replay_tree
 from eager.results.experiment import Experiment, shortest
 from eager.results.findings import Findings
-from eager.results.folder import effective_records
+from eager.results.folder import JournalResults, open_folder
 from eager.results.scores import Regrader
 from eager.store.journal import Journal
 from eager.store.records import PromptRecord
@@ -37,15 +37,19 @@ class ReplayRow:
 def replay_journal(
     journal: Journal, max_sequences: Seq[int], thresholds: Seq[float], regrader: Regrader, findings: Findings
 ) -> list[ReplayRow]:
-    """Every combination of the values, where none are given the recorded one. Raises ReplayError.
+    """Every combination of the values, where none are given the recorded one. Raises ReplayError, ResultsError.
 
-    What cannot be replayed is noted among the findings.
+    What cannot be replayed, or read, is noted among the findings.
     """
     most = int(journal.settings["max_sequences"])
     if any(m > most for m in max_sequences):
         raise ReplayError(f"the run had at most {most} sequences a prompt: give --max_sequences from 1 to {most}")
     rows: list[ReplayRow] = []
-    for experiment in sorted(map(Experiment.parse, journal.experiments())):
+    for results in open_folder(journal.folder, findings, regrader, journal):
+        experiment = results.experiment
+        if not isinstance(results, JournalResults):
+            findings.notice(f"{results.path.name} is not in the journal: it cannot be replayed")
+            continue
         asked: list[float | None]
         if experiment.kind == "parallel":
             asked = [None]
@@ -54,8 +58,7 @@ def replay_journal(
         else:
             findings.notice(f"{experiment.name} cannot be replayed: what was saved would go to trees that nobody grew")
             continue
-        records = effective_records(journal, experiment, regrader)
-        rows += _rows(experiment, records, journal.settings, list(product(asked, max_sequences or (most,))))
+        rows += _rows(results, journal.settings, list(product(asked, max_sequences or (most,))))
     if thresholds and not any(row.threshold is not None for row in rows):
         raise ReplayError(
             f"'{journal.folder}' has no eager_init at a threshold of {shortest(min(thresholds))} or less:"
@@ -65,20 +68,18 @@ def replay_journal(
 
 
 def _rows(
-    experiment: Experiment,
-    records: Iterable[PromptRecord],
-    settings: Mapping[str, Any],
-    asked: Seq[tuple[float | None, int]],
+    results: JournalResults, settings: Mapping[str, Any], asked: Seq[tuple[float | None, int]]
 ) -> Iterator[ReplayRow]:
     """One for each (threshold, max_sequences), going through the records once."""
     bounds: list[list[PromptBounds]] = [[] for _ in asked]
-    for record in records:
+    for record in results.records():
         most_tokens, has_grades = longest(record, settings), is_graded(record)
         for found, (threshold, max_sequences) in zip(bounds, asked, strict=True):
-            replayed = _replayed(record, experiment, settings, threshold, max_sequences)
+            replayed = _replayed(record, results.experiment, settings, threshold, max_sequences)
             found.append(prompt_bounds(replayed, most_tokens, is_graded=has_grades))
     for found, (threshold, max_sequences) in zip(bounds, asked, strict=True):
-        yield ReplayRow(experiment, max_sequences, threshold, replay_result(found))
+        if found:
+            yield ReplayRow(results.experiment, max_sequences, threshold, replay_result(found))
 
 
 def _replayed(
