@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import count
 
 from eager.entropy import RunningPercentile
 from eager.store.records import PromptRecord, SequenceRecord
@@ -60,7 +59,8 @@ def replay_tree(record: PromptRecord, recorded: BranchConfig, asked: BranchConfi
             " replayed with fewer sequences and at a higher threshold only"
         )
     walk = _Walk(record, recorded, asked)
-    return walk.first_branches() if asked.entropy_threshold == recorded.entropy_threshold else walk.replayed()
+    is_threshold_same = asked.entropy_threshold == recorded.entropy_threshold
+    return walk.first_branches() if is_threshold_same else walk.token_by_token()
 
 
 class _Walk:
@@ -95,18 +95,18 @@ class _Walk:
             after = (branch.position, (branch.seq or 0) + 1)
         return self._known(after, n_more=0)
 
-    def replayed(self) -> Replayed:
-        """At a higher threshold: token by token."""
-        for position in count():
-            if self._is_full or position >= self._end or not self._monitored:
-                return self._known(after=(position, -1), n_more=0)
+    def token_by_token(self) -> Replayed:
+        """At a higher threshold."""
+        position = 0
+        while self._monitored and position < self._end and not self._is_full:
             for seq in list(self._monitored):
                 if not self._examine(seq, position):
                     return self._known(after=(position, seq), n_more=self._asked.max_sequences - len(self._alive))
                 if self._is_full:
                     return self._known(after=(position, seq + 1), n_more=0)
             self._pass(position)
-        raise AssertionError("unreachable")
+            position += 1
+        return self._known(after=(position, -1), n_more=0)
 
     @property
     def _is_full(self) -> bool:
