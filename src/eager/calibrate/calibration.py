@@ -81,10 +81,13 @@ def _n_thinking(token_ids: Seq[int], marker: tuple[int, ...]) -> int | None:
     return next(ends, None) if n else None
 
 
-def settings_of_streams(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a run's settings on which streams depend: not its rules of branching, and not which other problems."""
-    others = {*BranchConfig.__dataclass_fields__, "data_digest", "n_prompts", "record_entropies"}
-    return {name: value for name, value in settings.items() if name not in others}
+def settings_of_streams(settings: Mapping[str, Any], engine: Engine) -> dict[str, Any]:
+    """What streams depend on: a run's settings but its rules of branching and its other problems; and the very model.
+
+    The date that a template may put into its prompts is not among it.
+    """
+    others = {*BranchConfig.__dataclass_fields__, "data_digest", "n_prompts", "record_entropies", "chat_date"}
+    return {name: value for name, value in {**settings, **engine.identity()}.items() if name not in others}
 
 
 # -- the file, as docs/calibration.md has it --------------------------------------------------------------------------

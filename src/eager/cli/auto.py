@@ -51,7 +51,7 @@ def _calibration(
     plan: RunPlan, task: LoadedTask, engine: Engine, journal: Journal, target: Target, display: Display
 ) -> Calibration:
     """The folder's own; made now where it has none."""
-    settings = settings_of_streams(journal.settings)
+    settings = settings_of_streams(journal.settings, engine)
     found = read_calibration(journal.folder, settings)
     if found is None:
         few = replace(task, problems=task.problems[:N_PROMPTS])

@@ -88,13 +88,13 @@ def _calibrate(
     from eager.engines import load_engine
     from eager.experiments import settings_of
 
-    settings = settings_of_streams(settings_of(plan, task, bound(options, engine_options)))
+    settings = settings_of(plan, task, bound(options, engine_options))
     display = Display()
     with ExitStack() as stack:
         display.say(f"loading {options['model_name']} with {options['engine']}")
         engine = load_engine(options["engine"], options["model_name"], **given)
         stack.callback(engine.shutdown)
-        calibration = drawn(plan, task, engine, settings, display)
+        calibration = drawn(plan, task, engine, settings_of_streams(settings, engine), display)
     choice = chosen(calibration, plan.rules[0], target)
     exposure = calibration.exposure(plan.rules[0])
     estimates = [exposure.at(threshold) for threshold in THRESHOLDS]
