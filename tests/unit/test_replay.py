@@ -14,10 +14,10 @@ from eager.generate import Generator
 from eager.metrics import prompt_consensus, prompt_pass_rate, prompt_passed
 from eager.randomness import uniform
 from eager.replay.bounds import prompt_bounds, replay_result
-from eager.replay.tree import Replayed, replay_parallel, replay_tree
+from eager.replay.tree import KNOWN_RULES, Replayed, replay_parallel, replay_tree
 from eager.results.scores import graded_prompt
 from eager.store.records import PromptRecord, SequenceRecord, from_line, to_line
-from eager.types import MAX_ENTROPY, Branch, BranchConfig, SamplingParams, Token, TreeJob
+from eager.types import MAX_ENTROPY, Branch, BranchConfig, SamplingParams, Token, TreeJob, rules_set
 
 MAX_LENGTH = 30
 SCORES = {"pass_at_k": prompt_passed, "cons_at_k": prompt_consensus, "pass_rate": prompt_pass_rate}
@@ -204,3 +204,9 @@ def test_what_the_record_does_not_hold_is_refused(asked):
     """More sequences, a lower threshold, another rule."""
     with pytest.raises(ValueError, match="with fewer sequences and at a higher threshold only"):
         replay_tree(hand_made(), HAND, replace(HAND, **asked))
+
+
+def test_a_tree_that_more_rules_have_shaped_is_told_by_them():
+    """Rules that a later version may add are found by their defaults, whatever they are called."""
+    assert rules_set(HAND) <= KNOWN_RULES
+    assert rules_set(BranchConfig(3, 1.0, "sample", 99.0, 7)) == KNOWN_RULES

@@ -17,7 +17,7 @@ import numpy as np
 
 from eager.branching import Brancher
 from eager.metrics import Score, mean_score, saved_share
-from eager.types import Branch, BranchConfig, Delta, Open, SamplingParams, Stops, Token, TreeJob
+from eager.types import Branch, BranchConfig, Delta, Open, SamplingParams, Stops, Token, TreeJob, rules_set
 
 # Ids that stand for what the rules see in a token: that it ends the sequence, ends its thinking, or neither; and the
 # token that a branch begins with.
@@ -25,6 +25,13 @@ _STOP, _THINKING_END, _ANY, _SECOND = range(4)
 _STOPS = Stops(frozenset({_STOP}), (_THINKING_END,))
 _OWN_SHARE = 0.5
 _TREES_A_PROMPT = 8
+_KNOWN_RULES = frozenset({"branch_rule", "threshold_percentile", "max_tokens_without_branch"})
+
+
+def check_rules(rules: BranchConfig) -> None:
+    """Raises ValueError where trees under these rules depend on more than entropies."""
+    if other := rules_set(rules) - _KNOWN_RULES:
+        raise ValueError(f"what {', '.join(sorted(other))} would cost cannot be foreseen: give a threshold as a number")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,11 @@ class Exposure:
     """Simulated trees over the streams of a few prompts; the same draws at every threshold."""
 
     def __init__(self, streams: Seq[Stream], rules: BranchConfig, max_tokens: int | None = None) -> None:
-        """`rules` but for their threshold; `max_tokens` bounds a sequence. Raises ValueError without a stream."""
+        """`rules` but for their threshold; `max_tokens` bounds a sequence.
+
+        Raises ValueError without a stream, and as `check_rules`.
+        """
+        check_rules(rules)
         if not streams:
             raise ValueError("an estimate needs at least one stream")
         self._streams = streams

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eager.calibrate.exposure import Exposure
-from eager.types import MAX_ENTROPY
+from eager.calibrate.exposure import Exposure, check_rules
+from eager.types import MAX_ENTROPY, BranchConfig
 
 KINDS = ("saving", "sequences", "quantile")
 # Thresholds are chosen to a hundredth of a nat: finer than sixteen prompts can tell.
@@ -29,12 +29,13 @@ class Target:
         if self.kind != "sequences" and not 0 < self.value < 1:
             raise ValueError(f"the target {self.kind} must be between 0 and 1, got {self.value:g}")
 
-    def check(self, max_sequences: int) -> None:
-        """Raises ValueError where no threshold can keep to it: a tree has at least one whole sequence."""
-        most = 1 - 1 / max_sequences
+    def check(self, rules: BranchConfig) -> None:
+        """Raises ValueError where under these rules no threshold can be found, or keep to it."""
+        check_rules(rules)
+        most = 1 - 1 / rules.max_sequences  # a tree has at least one whole sequence
         if self.kind == "saving" and self.value > most:
             raise ValueError(
-                f"no threshold saves {100 * self.value:g} % where a prompt has {max_sequences} sequences at most:"
+                f"no threshold saves {100 * self.value:g} % where a prompt has {rules.max_sequences} sequences at most:"
                 f" one alone saves {100 * most:.1f} %"
             )
 

@@ -47,9 +47,9 @@ def command(**options: Any) -> None:
     given = given_to_engine(options)
     try:
         target = _target(options)
-        target.check(options["max_sequences"])
         engine = engine_options(options["engine"], given, options["model_name"])
         plan, task = plan_of(options), task_of(options)
+        target.check(plan.rules[0])
     except (EngineError, TaskError, ValueError) as error:
         raise click.UsageError(str(error)) from None
     try:

@@ -55,10 +55,10 @@ def plan_of(options: dict[str, Any]) -> RunPlan:
     in_order = tuple(name for name in EXPERIMENTS["all"] if name in names)
     of_branching = ("max_sequences", "branch_rule", "threshold_percentile", "max_tokens_without_branch")
     common = {name: options[name] for name in of_branching}
-    for target in (threshold for threshold in options["entropy_threshold"] if not isinstance(threshold, float)):
-        target.check(options["max_sequences"])
     thresholds = dict.fromkeys(threshold for threshold in options["entropy_threshold"] if isinstance(threshold, float))
     rules = tuple(BranchConfig(entropy_threshold=threshold, **common) for threshold in thresholds or (MAX_ENTROPY,))
+    for target in (threshold for threshold in options["entropy_threshold"] if not isinstance(threshold, float)):
+        target.check(rules[0])
     sampling = SamplingParams(*(options[name] for name in ("temperature", "top_p", "top_k", "min_p")))
     return RunPlan(in_order, rules, sampling, options["seed"], options["max_tokens"], options["record_entropies"])
 

@@ -10,14 +10,14 @@ from typing import Any
 
 from eager.errors import EagerError
 from eager.replay.bounds import PromptBounds, ReplayResult, prompt_bounds, replay_result
-from eager.replay.tree import Replayed, replay_parallel, replay_tree
+from eager.replay.tree import KNOWN_RULES, Replayed, replay_parallel, replay_tree
 from eager.results.experiment import Experiment, shortest
 from eager.results.findings import Findings
 from eager.results.folder import JournalResults, open_folder
 from eager.results.scores import Regrader
 from eager.store.journal import Journal
 from eager.store.records import PromptRecord
-from eager.types import BranchConfig
+from eager.types import MAX_ENTROPY, BranchConfig, rules_set
 
 
 class ReplayError(EagerError):
@@ -58,6 +58,9 @@ def replay_journal(
         else:
             findings.notice(f"{experiment.name} cannot be replayed: what was saved would go to trees that nobody grew")
             continue
+        if other := rules_set(recorded_rules(experiment, journal.settings)) - KNOWN_RULES:
+            findings.notice(f"{experiment.name} cannot be replayed: it was grown with {', '.join(sorted(other))}")
+            continue
         rows += _rows(results, journal.settings, list(product(asked, max_sequences or (most,))))
     if thresholds and not any(row.threshold is not None for row in rows):
         raise ReplayError(
@@ -94,7 +97,7 @@ def _replayed(
 def recorded_rules(experiment: Experiment, settings: Mapping[str, Any]) -> BranchConfig:
     """The rules under which a run has grown an experiment's trees."""
     said = {field.name: settings[field.name] for field in fields(BranchConfig) if field.name in settings}
-    return BranchConfig(**{**said, "entropy_threshold": experiment.threshold})
+    return BranchConfig(**{**said, "entropy_threshold": experiment.threshold or MAX_ENTROPY})
 
 
 def longest(record: PromptRecord, settings: Mapping[str, Any]) -> float:

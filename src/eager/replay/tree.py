@@ -17,6 +17,9 @@ from eager.types import Branch, BranchConfig
 # A journal's entropies have 4 places: how far apart two numbers made of them must be to be told apart.
 _ROUNDING = 1e-4
 
+KNOWN_RULES = frozenset({"branch_rule", "threshold_percentile", "max_tokens_without_branch"})
+"""What is replayed beside M and the threshold; a tree grown under any other rule is not."""
+
 _Point = tuple[int, int]  # (position, sequence): tokens are examined in this order
 
 
