@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from eager.metrics import BOOTSTRAP_SEED, GradedPrompt, PromptScore
 
-N_DRAWS = 200
+# Draws times prompts: their mean is as sure with few draws of many prompts as with many draws of few.
+_MOST_SUBSETS = 20_000
+_DRAWS = (20, 200)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +38,13 @@ class Subsets:
 
 
 def random_subsets(
-    prompts: Mapping[int, Samples], n_tokens: int, scores: Mapping[str, PromptScore], n_draws: int = N_DRAWS
+    prompts: Mapping[int, Samples], n_tokens: int, scores: Mapping[str, PromptScore], n_draws: int | None = None
 ) -> Subsets | None:
     """Subsets of the samples that take about `n_tokens` together; None where all of them take less."""
     if not prompts or sum(sum(samples.lengths) for samples in prompts.values()) < n_tokens:
         return None
+    if n_draws is None:
+        n_draws = min(max(_DRAWS[0], _MOST_SUBSETS // len(prompts)), _DRAWS[1])
     random = np.random.default_rng(BOOTSTRAP_SEED)
     found: dict[str, dict[int, list[float]]] = {name: {} for name in scores}
     tokens, samples = [], []
