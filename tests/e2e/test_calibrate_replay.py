@@ -50,6 +50,8 @@ def test_what_calibrate_recommends_is_what_auto_takes(tmp_path, data):
     records = [line["record"] for line in journal if line.get("record", {}).get("experiment") == "parallel"]
     first = {record["prompt_index"]: record["sequences"][0]["entropies"] for record in records}
     assert [first[index] for index in range(16)] == [stream["entropies"] for stream in kept["streams"]]
+    (out / "journal.jsonl").unlink()
+    assert f"{name}: finding its threshold took {kept['n_tokens']:,} tokens" in run_eager("recap", out).stdout
 
 
 def test_a_run_calibrates_by_itself_once(tmp_path, data):
