@@ -12,19 +12,17 @@ waits, its tokens pending, until the others have caught up.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence as Seq
 from dataclasses import replace
-from itertools import accumulate
 
-from eager.entropy import RunningPercentile
+from eager.branch_rules import BRANCH_RULES, Split
+from eager.entropy import RunningPercentile, top_k_varentropy
 from eager.randomness import sequence_seed, uniform
 from eager.types import (
     Action,
     Branch,
     BranchConfig,
-    BranchRule,
     Close,
     Delta,
     FinishReason,
@@ -37,36 +35,8 @@ from eager.types import (
     Unmonitor,
 )
 
-Split = tuple[int, int | None] | None
-"""What a branch makes of a token: the parent's and the child's; a child of None draws its own; None: no branch."""
-
-SplitRule = Callable[[Token, float, Callable[[], float]], Split]
-"""(token, temperature, a uniform draw of the child's) -> split."""
-
-
-def top2(token: Token, temperature: float, draw: Callable[[], float]) -> Split:
-    """The paper's rule: the parent goes on with the most likely token, the child with the second."""
-    return (token.best_ids[0], token.best_ids[1]) if len(token.best_ids) > 1 else None
-
-
-def distinct(token: Token, temperature: float, draw: Callable[[], float]) -> Split:
-    """The parent keeps what it sampled, the child draws from the rest of the top K."""
-    best = zip(token.best_ids, token.best_logprobs, strict=True)
-    rest = [(i, logprob) for i, logprob in best if i != token.id and logprob > -math.inf]
-    if not rest:
-        return None
-    top = max(logprob for _, logprob in rest)
-    cumulative = list(accumulate(math.exp((logprob - top) / temperature) for _, logprob in rest))
-    chosen = bisect_left(cumulative, draw() * cumulative[-1])
-    return token.id, rest[min(chosen, len(rest) - 1)][0]
-
-
-def sample(token: Token, temperature: float, draw: Callable[[], float]) -> Split:
-    """The sequence forks before the token: the parent keeps its draw, the child makes its own."""
-    return token.id, None
-
-
-BRANCH_RULES: dict[BranchRule, SplitRule] = {"top2": top2, "distinct": distinct, "sample": sample}
+IsSettled = Callable[[Seq[SequenceResult]], bool]
+"""Whether the sequences that have ended, the shortest first, are enough for their tree to end."""
 
 
 class _Sequence:
@@ -88,6 +58,10 @@ class _Sequence:
         self.final: FinishReason | None = None  # why the engine stopped decoding it
         self.error: str | None = None
 
+    @property
+    def has_ended(self) -> bool:
+        return self.final is not None and not self.is_monitored
+
     def settle_pending(self) -> None:
         self.tokens.extend(token.id for token in self.pending)
         self.pending.clear()
@@ -97,10 +71,11 @@ class Brancher:
     """Grows the tree of one job: at most `max_sequences` sequences, forked where the entropy exceeds the threshold.
 
     `branches` and `ended` (the numbers of sequences that have ended) grow as it happens. Under `sample` a branch there
-    lacks its child's first token, which is yet to be drawn.
+    lacks its child's first token, which is yet to be drawn. Where the tree may end early, by `stop_after` or because
+    it `is_settled`, they hold what ran ahead of that end, too; `result()` does not.
     """
 
-    def __init__(self, job: TreeJob, stops: Stops) -> None:
+    def __init__(self, job: TreeJob, stops: Stops, is_settled: IsSettled | None = None) -> None:
         self._job = job
         self._config: BranchConfig = job.config
         self._stops = stops
@@ -118,6 +93,10 @@ class Brancher:
         self._turn = 0
         self._position = 0
         self._end_position = job.config.max_tokens_without_branch
+        # Ending early: up to which length it has been asked, and the length at which the tree was cut.
+        self._is_settled = is_settled
+        self._asked_length = 0
+        self._cut_length: int | None = None
         self._recomputed = 0
         self._discarded = 0
 
@@ -130,9 +109,10 @@ class Brancher:
     def n_sequences(self) -> int:
         return len(self._sequences)
 
-    def sequence(self, index: int) -> SequenceResult:
-        """One of the ended sequences."""
-        return _sequence_result(self._sequences[index])
+    def sequence(self, index: int) -> SequenceResult | None:
+        """One of the ended sequences; None where it was born only after the tree's early end."""
+        sequence = self._sequences[index]
+        return _sequence_result(sequence, self._cut_length) if self._is_kept(sequence) else None
 
     def start(self) -> list[Action]:
         """Open the tree's roots on the prompt."""
@@ -162,15 +142,18 @@ class Brancher:
                     self.ended.append(index)
         while self._monitored and self._examine_next():
             pass
+        if (self._is_settled is not None or self._config.stop_after is not None) and self._cut_length is None:
+            self._end_early()
         return self._take_actions()
 
     def result(self) -> Generation:
         """The finished tree; its sequences in the order of their birth."""
         if not self.is_done:
             raise RuntimeError("the tree has open sequences")
+        kept = [sequence for sequence in self._sequences if self._is_kept(sequence)]
         return Generation(
-            sequences=tuple(map(_sequence_result, self._sequences)),
-            branches=tuple(map(_with_new_id, self.branches, self._sequences[self._job.n_roots :])),
+            sequences=tuple(_sequence_result(sequence, self._cut_length) for sequence in kept),
+            branches=tuple(map(_with_new_id, self.branches, kept[self._job.n_roots :])),
             recomputed=self._recomputed,
             discarded=self._discarded,
         )
@@ -210,11 +193,19 @@ class Brancher:
     def _examine(self, sequence: _Sequence, token: Token) -> None:
         if token.entropy is None:
             raise ValueError(f"sequence {sequence.index} is monitored, yet the engine reported no entropies for it")
-        split = self._split(sequence, token) if token.entropy > self._threshold else None
+        split = self._split(sequence, token) if self._is_uncertain(token, token.entropy) else None
         if split is None:
             self._settle(sequence, token.id, token.entropy)
         else:
             self._branch(sequence, token, token.entropy, split)
+
+    def _is_uncertain(self, token: Token, entropy: float) -> bool:
+        if entropy > self._threshold:
+            return True
+        config = self._config
+        if config.varentropy_threshold is None or entropy > config.varentropy_max_entropy:
+            return False
+        return top_k_varentropy(token.best_logprobs) > config.varentropy_threshold
 
     def _follow_percentile(self, percentile: RunningPercentile) -> None:
         """The next position sees the entropies of the last one, and all its sequences see the same."""
@@ -311,6 +302,44 @@ class Brancher:
         sequence.is_monitored = False
         self.ended.append(sequence.index)
 
+    # -- ending early -------------------------------------------------------------------------------------------
+
+    def _end_early(self) -> None:
+        """Cut the tree at the length at which enough of its sequences have ended, as if all grew in step.
+
+        A length can be judged once every open sequence has that many tokens: none can then end before it.
+        """
+        least = min((len(s.tokens) for s in self._sequences if not s.has_ended), default=math.inf)
+        whole = [s for s in self._sequences if s.has_ended and s.final != "error" and len(s.tokens) <= least]
+        for length in sorted({len(s.tokens) for s in whole if len(s.tokens) > self._asked_length}):
+            self._asked_length = length
+            if self._is_enough([s for s in whole if len(s.tokens) <= length]):
+                self._cut(length)
+                return
+
+    def _is_enough(self, whole: list[_Sequence]) -> bool:
+        stop_after = self._config.stop_after
+        if stop_after is not None and len(whole) >= stop_after:
+            return True
+        whole = sorted(whole, key=lambda sequence: len(sequence.tokens))  # stable: then by number
+        return self._is_settled is not None and self._is_settled([_sequence_result(s, None) for s in whole])
+
+    def _cut(self, length: int) -> None:
+        """Every sequence that is longer ends here with so many tokens; what it ran ahead was for nothing."""
+        self._cut_length = length
+        for sequence in self._sequences:
+            self._discarded += len(sequence.pending) + max(0, len(sequence.tokens) - max(length, sequence.fork))
+            sequence.pending.clear()
+            if sequence.final is None:
+                self._actions.append(Close(sequence.index))
+            if not sequence.has_ended:
+                sequence.final = "cut"
+                self._retire(sequence)
+        self._monitored = []
+
+    def _is_kept(self, sequence: _Sequence) -> bool:
+        return self._cut_length is None or sequence.fork < self._cut_length
+
     # -- sequences ----------------------------------------------------------------------------------------------
 
     def _add_sequence(self, parent: int | None, tokens: list[int]) -> _Sequence:
@@ -343,13 +372,16 @@ def _with_new_id(branch: Branch, child: _Sequence) -> Branch:
     return replace(branch, new_id=own_tokens[0] if own_tokens else None)
 
 
-def _sequence_result(sequence: _Sequence) -> SequenceResult:
-    unmonitored = len(sequence.tokens) - len(sequence.entropies)
+def _sequence_result(sequence: _Sequence, cut_length: int | None) -> SequenceResult:
+    tokens, entropies, final = sequence.tokens, sequence.entropies, sequence.final
+    if cut_length is not None and len(tokens) > cut_length:
+        tokens, entropies, final = tokens[:cut_length], entropies[:cut_length], "cut"
+    unmonitored = len(tokens) - len(entropies)
     return SequenceResult(
-        token_ids=tuple(sequence.tokens),
-        entropies=tuple(sequence.entropies) + (None,) * unmonitored,
-        finish_reason=sequence.final or "error",
+        token_ids=tuple(tokens),
+        entropies=tuple(entropies) + (None,) * unmonitored,
+        finish_reason=final or "error",
         parent=sequence.parent,
         fork=sequence.fork,
-        error=sequence.error,
+        error=None if final == "cut" else sequence.error,
     )

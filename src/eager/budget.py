@@ -1,15 +1,23 @@
 """Where the saved budget goes: EAGer-adapt without labels, EAGer with them (paper, sections 3.3 and 3.4).
 
-N prompts have M * N sequences in all; what EAGer-init left of them is shared out here. Neither policy ever exceeds
-M * N in total.
+N prompts have M * N sequences in all; what EAGer-init left of them is shared out here. No policy ever exceeds M * N in
+total. The last one, `vote_shares`, is not the paper's: it goes by how much the answers disagree.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from functools import lru_cache
+from math import comb
+
+SETTLED = 0.95
+"""How certain a majority has to be, unless told otherwise: as in Adaptive-Consistency."""
 
 _ADAPT_CAP = 3  # times M, extra sequences a prompt
+_VOTE_CAP = 3
+_VOTE_ROUND = 4  # a round is a quarter of M
 _UNSATURATED_FACTOR = 0.8
 _LATE_FACTOR = 0.9
 _FIRST_LATE_ROUND = 3
@@ -82,3 +90,56 @@ class ExtraRounds:
             raise ValueError(f"a round for {self.n_missing} sequences cannot have brought {n_sequences}")
         self.n_missing -= n_sequences
         self.round_number += 1
+
+
+# -- not the paper's --------------------------------------------------------------------------------------------------
+
+
+def majority_certainty(groups: Seq[int | None]) -> float:
+    """How certain it is that the answer in the lead is the model's most likely one; 0.5 where nobody leads.
+
+    `groups`: a prompt's classes of equivalent answers, None for no answer. The Beta posterior of Adaptive-Consistency
+    (Aggarwal et al. 2023, arXiv 2305.11860) over its two most frequent answers with their v1 >= v2 votes: the integral
+    of p^v1 (1-p)^v2 from 1/2 to 1 over that from 0 to 1, which for whole numbers is P(Binomial(v1+v2+1, 1/2) <= v1).
+    """
+    counts = Counter(group for group in groups if group is not None)
+    first, second = ([count for _, count in counts.most_common(2)] + [0, 0])[:2]
+    return _lead_certainty(first, second)
+
+
+@lru_cache
+def _lead_certainty(first: int, second: int) -> float:
+    n = first + second + 1
+    return sum(comb(n, i) for i in range(first + 1)) / (1 << n)
+
+
+def is_open(groups: Seq[int | None], n_used: int, max_sequences: int, settled: float = SETTLED) -> bool:
+    """Whether EAGer-vote would give to this prompt: its answers disagree, or it has none yet, and nothing is settled.
+
+    `groups` are the classes of answers of all its sequences so far, of which EAGer-init made `n_used`; of others it
+    has at most 3 * M.
+    """
+    is_torn = len({*groups} - {None}) != 1
+    return is_torn and len(groups) - n_used < _VOTE_CAP * max_sequences and majority_certainty(groups) < settled
+
+
+def vote_shares(
+    groups: Seq[Seq[int | None]], used: Seq[int], max_sequences: int, settled: float = SETTLED
+) -> dict[int, int]:
+    """The next round of EAGer-vote: extra sequences by prompt index, the least certain prompt first; {} ends it.
+
+    Each prompt whose vote `is_open` gets max(1, M // 4) while the budget lasts. `groups` and `used`: as there, one a
+    prompt.
+    """
+    indices = range(len(groups))
+    wanting = [i for i in indices if is_open(groups[i], used[i], max_sequences, settled)]
+    wanting.sort(key=lambda i: majority_certainty(groups[i]))  # stable: then by index
+    left = max_sequences * len(groups) - sum(map(len, groups))
+    shares: dict[int, int] = {}
+    for i in wanting:
+        n_extra = len(groups[i]) - used[i]
+        share = min(max(1, max_sequences // _VOTE_ROUND), _VOTE_CAP * max_sequences - n_extra, left)
+        if share > 0:
+            shares[i] = share
+            left -= share
+    return shares

@@ -1,7 +1,9 @@
-"""Top-K token entropy: how uncertain the model is about its next token (paper, section 3.1)."""
+"""Top-K token entropy: how uncertain the model is about its next token (paper, section 3.1); and its relatives."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from heapq import heappop, heappush, heappushpop
 
 import numpy as np
@@ -26,6 +28,17 @@ def top_k_entropy(logprobs: npt.ArrayLike) -> npt.NDArray[np.float64]:
     mean = np.where(weights > 0, weights * np.where(weights > 0, shifted, 0.0), 0.0).sum(axis=-1) / total
     entropy: npt.NDArray[np.float64] = np.maximum(np.log(total) - mean, 0.0)
     return entropy
+
+
+def top_k_varentropy(logprobs: Sequence[float]) -> float:
+    """The variance of -ln p over the same K: V = Σ p̃ (-ln p̃ - H)², in nats². `logprobs`: one row, as above."""
+    row = sorted(logprobs, reverse=True)[:ENTROPY_TOP_K]
+    shifted = [logprob - row[0] for logprob in row if logprob > -math.inf]
+    weights = [math.exp(x) for x in shifted]
+    total = math.fsum(weights)
+    # -ln p̃ = ln Z - x: the variance of x is that of -ln p̃.
+    mean = math.fsum(w * x for w, x in zip(weights, shifted, strict=True)) / total
+    return math.fsum(w * (x - mean) ** 2 for w, x in zip(weights, shifted, strict=True)) / total
 
 
 class RunningPercentile:

@@ -1,4 +1,4 @@
-"""The run: parallel, eager_init, eager_adapt and eager over one task, on one engine, into one folder."""
+"""The run: parallel, eager_init and what builds on it over one task, on one engine, into one folder."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ import json
 import time
 from collections import abc
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
-from eager.budget import ExtraRounds, adapt_shares, label_shares
+from eager.budget import SETTLED, ExtraRounds, adapt_shares, label_shares
 from eager.engines import Engine
 from eager.errors import EagerError
 from eager.generate import Generator, Progress
-from eager.grading import Graded, MathGrader
-from eager.results.experiment import KINDS, Experiment, shortest
+from eager.grading import MathGrader
+from eager.recording import Clock, Recorder
+from eager.results.experiment import KINDS, PUBLISHED_KINDS, Experiment, shortest
 from eager.results.folder import finished_prompts, keep_older_file, write_experiment
 from eager.results.scores import ExperimentResult, Regrader
 from eager.store.journal import Journal, StoreError
-from eager.store.records import PromptRecord, SequenceRecord, merged
+from eager.store.records import PromptRecord, merged
 from eager.tasks import LoadedTask, Problem
-from eager.types import MAX_ENTROPY, Branch, BranchConfig, Generation, SamplingParams, SequenceResult, TreeJob
+from eager.types import MAX_ENTROPY, BranchConfig, Generation, SamplingParams, TreeJob
+from eager.voting import Voting, settles
 
-EXPERIMENTS: dict[str, tuple[str, ...]] = {**{kind: (kind,) for kind in KINDS}, "all": tuple(KINDS)}
+EXPERIMENTS: dict[str, tuple[str, ...]] = {**{kind: (kind,) for kind in KINDS}, "all": PUBLISHED_KINDS}
 """What each name runs, in this order."""
 
-# Text kept with a branch, as published: so many characters, and more tokens than they can be.
-_CHARACTERS_BEFORE, _TOKENS_BEFORE = 50, 200
 # Rewriting a result file reads the whole experiment: never let it take more than a twentieth of the time.
 _WRITE_EVERY_SECONDS = 30.0
 _WRITE_SHARE = 20
@@ -49,7 +49,8 @@ class RunPlan:
     """What to run. `rules`: one set for each threshold, which alone tells them apart.
 
     `max_tokens` bounds the generated tokens of a sequence, None leaves it to the context. `record_entropies` has
-    `parallel` monitored, too.
+    `parallel` monitored, too. `settle` is how certain a majority must be for eager_vote to leave its prompt alone, and
+    ends a tree of eager_init that is as certain; None: SETTLED, and no tree ends for it.
     """
 
     experiments: tuple[str, ...]
@@ -58,8 +59,11 @@ class RunPlan:
     seed: int
     max_tokens: int | None = None
     record_entropies: bool = True
+    settle: float | None = None
 
     def __post_init__(self) -> None:
+        if self.settle is not None and not 0.5 < self.settle < 1:
+            raise ValueError(f"settle must be between 0.5 and 1, got {self.settle!r}")
         common = {replace(rules, entropy_threshold=MAX_ENTROPY) for rules in self.rules}
         if len(common) != 1:
             raise ValueError("a run needs rules of branching that differ in nothing but their thresholds")
@@ -93,6 +97,9 @@ class Run:
         self.notices: list[str] = []
         """Sentences about files that were in the folder and are replaced."""
         self._prompts = encoded_prompts(engine, task)
+        _check_votes(plan, task)
+        self._recorder = Recorder(engine, task, self._prompts, grader)
+        self._clock = Clock()
 
     def run(self) -> Iterator[ExperimentResult]:
         """Yield each experiment's result as it is complete. Raises RunError, StoreError or EngineError."""
@@ -119,6 +126,9 @@ class Run:
             finished = self._one_tree_each(name, left, rules, is_parallel=True)
         elif kind == "eager_init":
             finished = self._one_tree_each(name, left, rules, is_parallel=False)
+        elif kind == "eager_vote":
+            self._check_init(kind, rules.entropy_threshold)
+            finished = self._voted_trees(experiment, left, rules)
         else:
             grades = self._init_grades(kind, rules.entropy_threshold)
             shares = _shares(kind, grades, rules.max_sequences)
@@ -132,22 +142,29 @@ class Run:
     ) -> abc.Generator[PromptRecord, None, None]:
         generator = self._generator(name)
         n_roots = rules.max_sequences if is_parallel else 1
+        settle = None if is_parallel else self._plan.settle
         for index in left:
             job = self._job(index, rules, first_sequence=0)
-            generator.add(replace(job, n_roots=n_roots, record_entropies=is_parallel and self._plan.record_entropies))
+            job = replace(job, n_roots=n_roots, record_entropies=is_parallel and self._plan.record_entropies)
+            generator.add(job, None if settle is None else settles(settle, self._recorder, self._regrader, index))
         for job, generation in generator.run():
-            yield self._to_record(name, job.prompt_index, [generation], first_sequence=0)
+            yield self._recorder.record(name, job.prompt_index, [generation], first_sequence=0)
 
     # -- rounds of extra trees: eager_adapt and eager -----------------------------------------------------------
 
-    def _init_grades(self, kind: str, threshold: float) -> list[list[bool | None]]:
-        """The grades of eager_init's sequences at this threshold, a list a prompt."""
+    def _check_init(self, kind: str, threshold: float) -> str:
+        """The name of the finished eager_init at this threshold."""
         init = Experiment("eager_init", threshold).name
         if self._journal.count(init) < len(self._prompts):
             raise RunError(
                 f"{kind} shares out what {init} saved, and '{self._journal.folder}' has no finished {init}"
                 f" ({self._finished_inits()}): run --experiments eager_init into the same folder first"
             )
+        return init
+
+    def _init_grades(self, kind: str, threshold: float) -> list[list[bool | None]]:
+        """The grades of eager_init's sequences at this threshold, a list a prompt."""
+        init = self._check_init(kind, threshold)
         grades = [[sequence.correct for sequence in record.sequences] for record in self._journal.records(init)]
         if kind == "eager" and all(grade is None for prompt in grades for grade in prompt):
             raise RunError(
@@ -175,7 +192,7 @@ class Run:
         trees: dict[int, list[Generation]] = {}
         for index in left:
             if index not in shares:
-                yield self._to_record(name, index, [], first[index])
+                yield self._recorder.record(name, index, [], first[index])
                 continue
             trees[index] = []
             is_unsaturated = first[index] < rules.max_sequences
@@ -186,7 +203,7 @@ class Run:
             trees[index].append(generation)
             rounds[index].finish_round(len(generation.sequences))
             if rounds[index].is_done:
-                yield self._to_record(name, index, trees.pop(index), first[index])
+                yield self._recorder.record(name, index, trees.pop(index), first[index])
             else:
                 n_so_far = job.first_sequence + len(generation.sequences)
                 generator.add(self._extra_job(index, rounds[index], rules, n_so_far))
@@ -194,6 +211,41 @@ class Run:
     def _extra_job(self, index: int, rounds: ExtraRounds, rules: BranchConfig, first_sequence: int) -> TreeJob:
         rules = replace(rules, max_sequences=rounds.n_missing, entropy_threshold=rounds.round_threshold)
         return self._job(index, rules, first_sequence)
+
+    # -- rounds over all prompts: eager_vote --------------------------------------------------------------------
+
+    def _voted_trees(
+        self, experiment: Experiment, left: Iterable[int], rules: BranchConfig
+    ) -> abc.Generator[PromptRecord, None, None]:
+        """A tree a round for every prompt whose vote is open; a prompt is finished when its vote is closed."""
+        waiting = list(left)
+        settled = self._plan.settle or SETTLED
+        voting = Voting(self._journal, experiment, self._regrader, rules.max_sequences, settled)
+        generator = self._generator(experiment.name)
+        shares: Mapping[int, int] | None = None
+        while waiting and shares != {}:
+            shares = voting.next_round()
+            self._grow_round(generator, experiment.name, shares, rules, voting)
+            closed = [index for index in waiting if not shares or not voting.is_open(index)]
+            waiting = [index for index in waiting if index not in set(closed)]
+            for index in closed:
+                yield voting.whole(index, self._recorder.record(experiment.name, index, [], voting.n_init(index)))
+
+    def _grow_round(
+        self, generator: Generator, name: str, shares: Mapping[int, int], rules: BranchConfig, voting: Voting
+    ) -> None:
+        """Each prompt's tree of the round, from the journal where an earlier run has grown it."""
+        for index, share in shares.items():
+            recorded = voting.recorded(index)
+            if recorded is None:
+                generator.add(self._job(index, replace(rules, max_sequences=share), voting.n_sequences(index)))
+            else:
+                voting.count(index, recorded)
+        for job, generation in generator.run():
+            tree = self._recorder.record(name, job.prompt_index, [generation], job.first_sequence)
+            with self._with_journal():
+                self._journal.append_part(replace(tree, seconds=self._clock.lap()), job.first_sequence)
+            voting.count(job.prompt_index, tree)
 
     # -- common -------------------------------------------------------------------------------------------------
 
@@ -211,31 +263,25 @@ class Run:
 
     def _record(self, experiment: Experiment, finished: abc.Generator[PromptRecord, None, None]) -> ExperimentResult:
         """Journal each prompt as it is finished; write the result file at intervals and at the end."""
-        last_record = last_write = time.monotonic()
+        last_write = time.monotonic()
         write_seconds = 0.0
+        self._clock.lap()
         with closing(finished):  # an interrupt leaves nothing open in the engine
             for record in finished:
+                self._keep(experiment, replace(record, seconds=record.seconds + self._clock.lap()))
                 now = time.monotonic()
-                self._keep(experiment, replace(record, seconds=now - last_record))
-                last_record = now
                 if now - last_write > max(_WRITE_EVERY_SECONDS, _WRITE_SHARE * write_seconds):
                     self._write(experiment, self._journal)
-                    last_record = last_write = time.monotonic()
+                    self._clock.lap()
+                    last_write = time.monotonic()
                     write_seconds = last_write - now
         return self._write(experiment, self._journal)
 
     def _keep(self, experiment: Experiment, record: PromptRecord) -> None:
         """Journal the record. Raises StoreError."""
-        if not self._journal.path.exists():  # an open file takes lines after its name has gone
-            raise StoreError(
-                f"'{self._journal.folder}' has gone while the run was at work: if it was moved, run the same command"
-                " with its new place as --output_dir; else the same command begins anew"
-            )
         self._unwritten = experiment
-        try:
+        with self._with_journal():
             self._journal.append(self._grouped(experiment, record))
-        except OSError as error:
-            raise self._unreadable(error) from None
 
     def _write(self, experiment: Experiment, journal: Journal) -> ExperimentResult:
         try:
@@ -244,6 +290,19 @@ class Run:
             raise self._unreadable(error) from None
         self._unwritten = None
         return result
+
+    @contextmanager
+    def _with_journal(self) -> Iterator[None]:
+        """While a line is put into it. Raises StoreError."""
+        if not self._journal.path.exists():  # an open file takes lines after its name has gone
+            raise StoreError(
+                f"'{self._journal.folder}' has gone while the run was at work: if it was moved, run the same command"
+                " with its new place as --output_dir; else the same command begins anew"
+            )
+        try:
+            yield
+        except OSError as error:
+            raise self._unreadable(error) from None
 
     def _unreadable(self, error: OSError) -> StoreError:
         return StoreError(
@@ -268,70 +327,6 @@ class Run:
         n_first = len(whole.sequences) - len(record.sequences)
         return replace(record, sequences=self._regrader.grouped(whole).sequences[n_first:])
 
-    def _to_record(self, name: str, index: int, trees: list[Generation], first_sequence: int) -> PromptRecord:
-        problem = self._task.problems[index]
-        prompt_text = self._engine.decode(self._prompts[index])
-        sequences: list[SequenceRecord] = []
-        branches: list[Branch] = []
-        for tree in trees:
-            offset = first_sequence + len(sequences)
-            pairs = zip(tree.branches, tree.children, strict=True)
-            branches.extend(self._with_text(branch, child, offset, prompt_text) for branch, child in pairs)
-            sequences.extend(self._sequence_record(sequence, problem, offset) for sequence in tree.sequences)
-        return PromptRecord(
-            experiment=name,
-            prompt_index=index,
-            prompt=problem.prompt,
-            prompt_text=prompt_text,
-            target=problem.target,
-            sequences=tuple(sequences),
-            branches=tuple(branches),
-            n_recomputed=sum(tree.recomputed for tree in trees),
-            n_discarded=sum(tree.discarded for tree in trees),
-            meta=dict(problem.meta),
-        )
-
-    def _sequence_record(self, sequence: SequenceResult, problem: Problem, offset: int) -> SequenceRecord:
-        tokens = sequence.token_ids
-        if tokens and tokens[-1] in self._engine.stops.stop_ids:
-            tokens = tokens[:-1]
-        text = self._engine.decode(tokens)
-        graded = Graded(None, None)
-        if sequence.finish_reason != "error":
-            graded = self._task.grade(text, problem, self._grader)
-        return SequenceRecord(
-            token_ids=sequence.token_ids[sequence.fork :],
-            entropies=sequence.entropies[sequence.fork :],
-            text=text,
-            finish_reason=sequence.finish_reason,
-            parent=_shifted(sequence.parent, offset),
-            fork=sequence.fork,
-            answer=graded.answer,
-            correct=graded.correct,
-            error=sequence.error,
-            lenient=None if graded.lenient is None else graded.lenient.correct,
-        )
-
-    def _with_text(self, branch: Branch, child: SequenceResult, offset: int, prompt_text: str) -> Branch:
-        """The branch as the record has it: numbered among the prompt's sequences, its tokens as text."""
-        before = self._engine.decode(child.token_ids[max(0, branch.position - _TOKENS_BEFORE) : branch.position])
-        return replace(
-            branch,
-            seq=_shifted(branch.seq, offset),
-            new_seq=_shifted(branch.new_seq, offset),
-            sampled_token=self._text(branch.sampled_id),
-            kept_token=self._text(branch.kept_id),
-            new_token=self._text(branch.new_id),
-            text_before=(prompt_text + before)[-_CHARACTERS_BEFORE:],
-        )
-
-    def _text(self, token_id: int | None) -> str | None:
-        return None if token_id is None else self._engine.decode([token_id])
-
-
-def _shifted(seq: int | None, offset: int) -> int | None:
-    return None if seq is None else seq + offset
-
 
 def _shares(kind: str, grades: list[list[bool | None]], max_sequences: int) -> dict[int, int]:
     """Extra sequences by prompt, from what eager_init left over."""
@@ -340,6 +335,13 @@ def _shares(kind: str, grades: list[list[bool | None]], max_sequences: int) -> d
         return adapt_shares(used, max_sequences)
     # A prompt that nobody could grade is not unsolved: nothing says that it needs any.
     return label_shares(used, [True in prompt or False not in prompt for prompt in grades], max_sequences)
+
+
+def _check_votes(plan: RunPlan, task: LoadedTask) -> None:
+    """Whoever goes by how answers agree needs answers that can be compared."""
+    asked = "eager_vote" if "eager_vote" in plan.experiments else "--settle" if plan.settle is not None else None
+    if asked is not None and task.task.answer_kind == "code":
+        raise RunError(f"{asked} goes by answers that agree, and programs cannot be compared: run eager_adapt instead")
 
 
 def encoded_prompts(engine: Engine, task: LoadedTask) -> list[tuple[int, ...]]:
@@ -365,6 +367,11 @@ def settings_of(plan: RunPlan, task: LoadedTask, options: Mapping[str, Any]) -> 
     """
     branching = asdict(plan.rules[0])
     del branching["entropy_threshold"]
+    # A folder begun before they existed has no such settings.
+    if branching["varentropy_threshold"] is None:
+        del branching["varentropy_threshold"], branching["varentropy_max_entropy"]
+    if branching["stop_after"] is None:
+        del branching["stop_after"]
     data = {
         "data_name": task.task.name,
         "data_digest": _digest(task),
@@ -375,6 +382,8 @@ def settings_of(plan: RunPlan, task: LoadedTask, options: Mapping[str, Any]) -> 
         data["system_prompt"] = task.system_prompt
     if not plan.record_entropies:  # as every folder was begun before parallel had any
         data["record_entropies"] = False
+    if plan.settle is not None:
+        data["settle"] = plan.settle
     return {**options, **data, **asdict(plan.sampling), **branching, "max_tokens": plan.max_tokens, "seed": plan.seed}
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from eager.branching import Brancher
+from eager.branching import Brancher, IsSettled
 from eager.engines.base import Engine, EngineError
 from eager.randomness import sequence_seed
 from eager.types import Action, Branch, Close, Delta, Generation, Open, Request, SequenceResult, TreeJob
@@ -33,7 +33,8 @@ class Step:
     """What one step brought, each with the job it belongs to; sequences by their numbers in the tree.
 
     A branch comes as it happens: under `sample` its `new_id` is still to be drawn. A sequence in `ended` has all its
-    tokens, though its tree may go on. A tree in `finished` has all its sequences.
+    tokens, though its tree may go on. A tree in `finished` has all its sequences. Of a tree that ends early there may
+    have been told branches and tokens that ran ahead of its end: the finished tree lacks them.
     """
 
     branches: list[tuple[TreeJob, Branch]] = field(default_factory=list)
@@ -78,7 +79,7 @@ class Generator:
         self.progress = Progress()
         self._engine = engine
         self._on_step = on_step
-        self._waiting: deque[TreeJob] = deque()
+        self._waiting: deque[tuple[TreeJob, IsSettled | None]] = deque()
         self._open: dict[int, _Tree] = {}  # by their bases
         self._by_sequence: dict[int, _Tree] = {}  # by engine sequence id
         self._next_base = 0
@@ -88,9 +89,9 @@ class Generator:
         """Whether any tree is open or waiting."""
         return bool(self._open or self._waiting)
 
-    def add(self, job: TreeJob) -> None:
-        """Queue a tree; at any time."""
-        self._waiting.append(job)
+    def add(self, job: TreeJob, is_settled: IsSettled | None = None) -> None:
+        """Queue a tree; at any time. It ends early once the sequences that have ended satisfy `is_settled`."""
+        self._waiting.append((job, is_settled))
 
     def cancel(self, job: TreeJob) -> bool:
         """Drop `job` itself (not an equal one), waiting or open, and close its sequences; False if it is neither."""
@@ -99,7 +100,7 @@ class Generator:
                 self._drop(tree)
                 return True
         n_waiting = len(self._waiting)
-        self._waiting = deque(waiting for waiting in self._waiting if waiting is not job)
+        self._waiting = deque(waiting for waiting in self._waiting if waiting[0] is not job)
         return len(self._waiting) < n_waiting
 
     def close(self) -> None:
@@ -124,7 +125,7 @@ class Generator:
             step = Step()
             # 1. Admit trees while a new sequence would be decoded at once.
             while self._waiting and (self._engine.has_room or not self._open):
-                self._start(self._waiting.popleft(), step)
+                self._start(*self._waiting.popleft(), step)
             # 2. Decode once, and show each tree what is its own.
             touched = self._collect(self._engine.step() if self._open else [])
             # 3. Let the trees branch; take out the finished ones.
@@ -137,14 +138,14 @@ class Generator:
             on_failure.pop_all()
         return step
 
-    def _start(self, job: TreeJob, step: Step) -> None:
+    def _start(self, job: TreeJob, is_settled: IsSettled | None, step: Step) -> None:
         if self._engine.driver not in (None, self):
             raise EngineError(
                 "another Generator has trees open on this engine: let it finish them, or close() it"
                 " (it is the engine's `driver`)"
             )
         self._engine.driver = self
-        tree = _Tree(job, Brancher(job, self._engine.stops), self._next_base)
+        tree = _Tree(job, Brancher(job, self._engine.stops, is_settled), self._next_base)
         self._next_base += job.config.max_sequences
         self._open[tree.base] = tree
         self.progress.trees_open += 1
@@ -187,7 +188,8 @@ class Generator:
             progress.sequences_open += len(branches)
             tree.n_branches += len(branches)
         if ended:
-            step.ended.extend((tree.job, index, brancher.sequence(index)) for index in ended)
+            sequences = ((index, brancher.sequence(index)) for index in ended)
+            step.ended.extend((tree.job, index, sequence) for index, sequence in sequences if sequence is not None)
             progress.sequences_open -= len(ended)
             tree.n_ended += len(ended)
 

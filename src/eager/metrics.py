@@ -26,15 +26,19 @@ class GradedPrompt:
     """The sequences of one prompt, in order.
 
     `correct[i]` is None where sequence i is ungraded. `groups[i]` numbers the class of equivalent answers that its
-    answer belongs to (equal number, equivalent answers); None where it gave no answer.
+    answer belongs to (equal number, equivalent answers); None where it gave no answer. `weights[i]` is what its vote
+    weighs, None where nobody can say.
     """
 
     correct: tuple[bool | None, ...]
     groups: tuple[int | None, ...]
+    weights: tuple[float | None, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.correct) != len(self.groups):
             raise ValueError(f"{len(self.correct)} grades but {len(self.groups)} groups for one prompt")
+        if self.weights is not None and len(self.weights) != len(self.groups):
+            raise ValueError(f"{len(self.weights)} weights but {len(self.groups)} groups for one prompt")
 
     @property
     def graded(self) -> tuple[bool, ...]:
@@ -89,13 +93,28 @@ def prompt_pass_rate(prompt: GradedPrompt) -> float | None:
 
 def prompt_consensus(prompt: GradedPrompt) -> float | None:
     """1 if the answer that most sequences gave is correct, else 0; 0 where no sequence gave an answer."""
-    if not prompt.graded:
+    return _grade_of_first(leading_groups(prompt), prompt) if prompt.graded else None
+
+
+def prompt_weighted_consensus(prompt: GradedPrompt) -> float | None:
+    """The same with votes that weigh what `weights` say; None where one of them has no weight."""
+    if not prompt.graded or prompt.weights is None:
         return None
-    leaders = leading_groups(prompt)
-    if not leaders:
+    sums: dict[int, float] = {}
+    for group, weight in zip(prompt.groups, prompt.weights, strict=True):
+        if group is not None:
+            if weight is None:
+                return None
+            sums[group] = sums.get(group, 0.0) + weight
+    return _grade_of_first(sorted(sums, key=lambda group: -sums[group]), prompt)  # stable: draws to the first
+
+
+def _grade_of_first(groups: Sequence[int], prompt: GradedPrompt) -> float | None:
+    """The grade of the first of these groups; 0 where there is none."""
+    if not groups:
         return 0.0
     votes = zip(prompt.groups, prompt.correct, strict=True)
-    grades = [grade for group, grade in votes if group == leaders[0] and grade is not None]
+    grades = [grade for group, grade in votes if group == groups[0] and grade is not None]
     # Equivalent answers are graded alike; should the grader have disagreed with itself, the first one speaks.
     return float(grades[0]) if grades else None
 
@@ -142,6 +161,11 @@ def pass_rate(prompts: Sequence[GradedPrompt]) -> Score:
 def cons_at_k(prompts: Sequence[GradedPrompt]) -> Score:
     """The share of prompts whose majority answer is correct; draws go to the first to appear, and are counted."""
     return replace(mean_score(map(prompt_consensus, prompts)), ties=_ties(prompts))
+
+
+def weighted_cons_at_k(prompts: Sequence[GradedPrompt]) -> Score:
+    """Cons@k where votes have weights, over the prompts whose votes all have one."""
+    return mean_score(map(prompt_weighted_consensus, prompts))
 
 
 def pass_at_curve(prompts: Sequence[GradedPrompt]) -> tuple[Score, ...]:

@@ -18,11 +18,15 @@ ENTROPY_TOP_K = 20
 MAX_ENTROPY = math.log(ENTROPY_TOP_K)
 """ln K: the entropy of K equally likely tokens, in nats."""
 
+MAX_VARENTROPY = math.log(ENTROPY_TOP_K - 1) ** 2 / 4 + 1
+"""No distribution over K tokens has a greater varentropy, in nats² (Reeb and Wolf 2015, arXiv 1304.0036)."""
+
 TEMPERATURES = (1e-5, 1e5)
 """The lowest and the highest that every engine can draw at."""
 
 BranchRule = Literal["top2", "distinct", "sample"]
-FinishReason = Literal["stop", "length", "error"]
+FinishReason = Literal["stop", "length", "error", "cut"]
+"""`cut`: its tree ended before it did (`stop_after`, `--settle`); it costs what it has, and answers nothing."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -63,6 +67,10 @@ class BranchConfig:
 
     `threshold_percentile` raises the threshold at each position to that percentile (numpy's, linear) of the entropies
     of all the tree's tokens at earlier positions. The code behind the paper's numbers has 99, the paper's text none.
+
+    Two rules of Decoding Tree Sketching (arXiv 2511.00640), both off by default. With `varentropy_threshold` (nats²) a
+    token branches, too, where its varentropy exceeds that and its entropy is at most `varentropy_max_entropy`. With
+    `stop_after` the tree ends when so many of its sequences have ended, those that end at the same position included.
     """
 
     max_sequences: int
@@ -70,6 +78,9 @@ class BranchConfig:
     branch_rule: BranchRule = "top2"
     threshold_percentile: float | None = None
     max_tokens_without_branch: int = 1000
+    varentropy_threshold: float | None = None
+    varentropy_max_entropy: float = 2.5
+    stop_after: int | None = None
 
     def __post_init__(self) -> None:
         threshold, percentile = self.entropy_threshold, self.threshold_percentile
@@ -81,6 +92,21 @@ class BranchConfig:
         _require(self.max_tokens_without_branch >= 1, "max_tokens_without_branch must be at least 1")
         _require(
             percentile is None or 0 <= percentile <= 100, f"threshold_percentile must be in [0, 100], got {percentile}"
+        )
+        self._check_sketching()
+
+    def _check_sketching(self) -> None:
+        varentropy, bound = self.varentropy_threshold, self.varentropy_max_entropy
+        _require(
+            varentropy is None or 0 <= varentropy < MAX_VARENTROPY,
+            f"varentropy_threshold must be in [0, {MAX_VARENTROPY!r}), got {varentropy!r}",
+        )
+        _require(
+            0 < bound <= MAX_ENTROPY,
+            f"varentropy_max_entropy must be in (0, ln {ENTROPY_TOP_K} = {MAX_ENTROPY!r}], got {bound!r}",
+        )
+        _require(
+            self.stop_after is None or self.stop_after >= 1, f"stop_after must be at least 1, got {self.stop_after}"
         )
 
 

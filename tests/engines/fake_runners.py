@@ -96,7 +96,7 @@ class RunnerV1(Runner):
 class RunnerV2(Runner):
     """The V2 runner's slots: rows in another order every step; who was preempted comes back in another slot."""
 
-    def __init__(self, model, rng):
+    def __init__(self, model, rng, processor=GateV2):
         super().__init__(model)
         self._rng = rng
         tokens = torch.zeros((MAX_REQUESTS, MAX_LENGTH), dtype=torch.int32)
@@ -111,7 +111,7 @@ class RunnerV2(Runner):
         config = SimpleNamespace(
             speculative_config=None, parallel_config=SimpleNamespace(enable_batch_sharded_sampling=False)
         )
-        self.gate = GateV2(config, self.states)
+        self.gate = processor(config, self.states)
         self._slots = {}
         self._free = list(range(MAX_REQUESTS))
 

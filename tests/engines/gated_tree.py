@@ -7,7 +7,7 @@ from vllm import SamplingParams
 
 from eager.branching import Brancher
 from eager.engines._gate_rule import Rule
-from eager.engines._vllm_top import top_of
+from eager.engines._vllm_top import best_of, entropy_of
 from eager.randomness import sequence_seed
 from eager.types import Close, Delta, Open, Token, Unmonitor
 
@@ -119,7 +119,10 @@ def grow_as_published(model, job, stops):
 
 def _decode(model, job, stops, opened, index):
     tokens = opened[index]
-    entropy, ids, logprobs = (values[0].tolist() for values in top_of(model.logits(tokens).unsqueeze(0)))
+    logits = model.logits(tokens).unsqueeze(0)
+    values, best = best_of(logits)
+    entropy, ids = entropy_of(values).item(), best[0].tolist()
+    logprobs = logits.log_softmax(dim=-1)[0, ids].tolist()
     tokens.append(model.draw(tokens, sequence_seed(job.seed, job.prompt_index, index)))
     finish = "stop" if tokens[-1] in stops.stop_ids else "length" if len(tokens) == job.max_length else None
     if finish:

@@ -151,7 +151,7 @@ def test_vllm_asks_the_gate_about_arguments(validate):
         params({"eager_draw": [1, 0.6, 1.0, 0]}),
         params({"eager_draw": [1, math.nan, 1.0, 0, 0.0]}),
         params({"eager_draw": [1.5, 0.6, 1.0, 0, 0.0]}),
-        params(draw_args(-1, Sampling())),
+        params({"eager_draw": [-1, 0.6, 1.0, 0, 0.0]}),
         params(draw_args(5, Sampling()), temperature=0.6),
     ):
         with pytest.raises(VLLMValidationError, match="eager_"):

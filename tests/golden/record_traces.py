@@ -1,6 +1,6 @@
 """Records golden traces from the real embedded model: what it delivered, and the tree that came of it.
 
-    python tests/golden/record_traces.py [top2 distinct sample percentile]
+    python tests/golden/record_traces.py [CASE …]
 
 Run it when the trees are meant to change, for the cases that are; the diff of the traces shows how.
 """
@@ -31,6 +31,19 @@ CASES = {
     "percentile": {
         "question": "Why is the sky blue?",
         "config": {"max_sequences": 6, "entropy_threshold": 1.0, "threshold_percentile": 90.0},
+    },
+    "varentropy": {
+        "question": "Why is the sky blue?",
+        "config": {
+            "max_sequences": 6,
+            "entropy_threshold": 2.9,
+            "varentropy_threshold": 1.6,
+            "varentropy_max_entropy": 1.5,
+        },
+    },
+    "stop_after": {
+        "question": "What is 7 + 5?",
+        "config": {"max_sequences": 6, "entropy_threshold": 1.0, "stop_after": 1},
     },
 }
 N_TOKENS = 40

@@ -40,5 +40,6 @@ def test_the_trace_gives_the_recorded_tree(path):
 
 
 def test_there_are_traces_of_every_rule():
-    """top2, distinct, sample, and a percentile threshold."""
-    assert {path.name.split(".")[0] for path in TRACES} == {"top2", "distinct", "sample", "percentile"}
+    """top2, distinct, sample, and a percentile threshold; the two rules of Decoding Tree Sketching."""
+    names = {"top2", "distinct", "sample", "percentile", "varentropy", "stop_after"}
+    assert {path.name.split(".")[0] for path in TRACES} == names

@@ -136,7 +136,7 @@ def test_bad_models_end_in_a_sentence(tmp_path: Path):
         LlamaCppEngine(str(tmp_path / "none.gguf"))
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF" + b"\0" * 100)
-    with pytest.raises(EngineError, match="is GGUF of version 0, and llama.cpp reads 2 and 3"):
+    with pytest.raises(EngineError, match=r"is GGUF of version 0, and llama\.cpp reads 2 and 3"):
         LlamaCppEngine(str(broken))
     with pytest.raises(EngineError, match="does not know model 'Qwen/Qwen3-4B'"):
         LlamaCppEngine("Qwen/Qwen3-4B")

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from eager.branching import BRANCH_RULES, Brancher
+from eager.branch_rules import BRANCH_RULES
+from eager.branching import Brancher
 from eager.engines.scripted import ScriptedEngine, draw_scripted
 from eager.entropy import RunningPercentile
 from eager.generate import Generator
@@ -69,6 +70,9 @@ trees = st.fixed_dictionaries(
         "branch_rule": rules,
         "max_tokens_without_branch": st.integers(1, 20),
         "threshold_percentile": st.none() | st.floats(0, 100),
+        "varentropy_threshold": st.none() | st.floats(0, 3),
+        "varentropy_max_entropy": st.floats(0.05, MAX_ENTROPY),
+        "stop_after": st.none() | st.integers(1, 9),
     }
 )
 
@@ -89,7 +93,9 @@ def test_tree_invariants(seed, config):
         assert child.token_ids[branch.position] == branch.new_id
         if config["branch_rule"] != "sample":
             assert branch.kept_id != branch.new_id
-        assert branch.entropy > branch.threshold >= config["entropy_threshold"]
+        assert branch.threshold >= config["entropy_threshold"]
+        if config["varentropy_threshold"] is None or branch.entropy > config["varentropy_max_entropy"]:
+            assert branch.entropy > branch.threshold
     kept = {sequence.token_ids[:end] for sequence in tree.sequences for end in range(1, len(sequence.token_ids) + 1)}
     if config["branch_rule"] != "sample":  # independent draws may coincide
         assert tree.n_tokens == len(kept)
@@ -99,13 +105,14 @@ def test_tree_invariants(seed, config):
 @given(st.integers(0, 10**6), trees)
 @settings(max_examples=100, deadline=None)
 def test_sequences_end_where_they_must(seed, config):
-    """A sequence ends with a stop token or at max_length, and the last allowed token does not branch."""
+    """A sequence ends with a stop token, at max_length or with its tree; the last allowed token does not branch."""
     tree = grow(noisy(seed), **config)
     for sequence in tree.sequences:
         length = len(PROMPT) + len(sequence.token_ids)
         assert END not in sequence.token_ids[:-1]
         assert (sequence.finish_reason == "stop") == (sequence.token_ids[-1] == END)
         assert length == config["max_length"] if sequence.finish_reason == "length" else length <= config["max_length"]
+        assert sequence.finish_reason != "cut" or config["stop_after"] is not None
     assert all(len(PROMPT) + branch.position + 1 < config["max_length"] for branch in tree.branches)
 
 

@@ -14,14 +14,14 @@ SRC = Path(__file__).resolve().parents[2] / "src" / "eager"
 # From the ground up. A module imports from its own row's package or from rows below, never from above.
 LAYERS = [
     {"types", "entropy", "randomness", "prefix", "words", "errors", "machine", "child", "atomic"},
-    {"branching", "budget"},
+    {"branching", "branch_rules", "budget"},
     {"engines"},
     {"generate"},
     {"metrics"},
     {"grading", "tasks"},
     {"store"},
     {"results"},
-    {"experiments", "code_eval", "replay"},
+    {"recording", "voting", "experiments", "code_eval", "replay"},
     {"calibrate"},
     {"recap", "report"},
     {"cli", "server"},
@@ -52,7 +52,7 @@ WRITERS = {
     "engines/_native_probe.py": "in a temporary folder, for a child",
     "store/journal.py": "appends, and sets damaged lines aside in place",
 }
-CORE = {"types", "entropy", "randomness", "branching", "budget", "generate"}
+CORE = {"types", "entropy", "randomness", "branching", "branch_rules", "budget", "generate"}
 
 
 def top_level(path: Path) -> str:

@@ -27,9 +27,11 @@ from eager.metrics import (
     prompt_consensus,
     prompt_pass_rate,
     prompt_passed,
+    prompt_weighted_consensus,
     resampled_sums,
     summarise,
     unbiased_pass,
+    weighted_cons_at_k,
 )
 
 # Ragged: four prompts with 1, 4, 3 and 2 sequences.
@@ -324,3 +326,27 @@ def test_grades_and_groups_must_match() -> None:
     """A prompt with two grades and one group is refused."""
     with pytest.raises(ValueError, match="2 grades but 1 groups"):
         GradedPrompt((True, False), (0,))
+
+
+@given(graded_prompts, st.floats(0.5, 4))
+def test_equal_weights_are_the_plain_vote(prompt: GradedPrompt, weight: float) -> None:
+    """Where all votes weigh alike, the weighted consensus is the majority's, draws included."""
+    weights = (float(round(weight * 8)) / 8,) * len(prompt.groups)  # sums of eighths are exact
+    weighted = GradedPrompt(prompt.correct, prompt.groups, weights)
+    assert prompt_weighted_consensus(weighted) == prompt_consensus(prompt)
+
+
+def test_a_heavy_vote_outweighs_two_light_ones() -> None:
+    """Weights decide: one vote of 3 against two of 1; no weight is asked of who does not vote."""
+    prompt = GradedPrompt((False, True, False, None), (0, 1, 0, None), (1.0, 3.0, 1.0, None))
+    assert (prompt_weighted_consensus(prompt), prompt_consensus(prompt)) == (1.0, 0.0)
+
+
+def test_a_vote_without_weight_leaves_its_prompt_out() -> None:
+    """Half a weighted vote is none: such prompts are not in the mean, and those without answers are wrong."""
+    unknown = GradedPrompt((True, False), (0, 1), (2.0, None))
+    silent = GradedPrompt((False,), (None,), (None,))
+    score = weighted_cons_at_k([unknown, silent, SOLVED_ALONE, GradedPrompt((True,), (0,), (1.0,))])
+    assert (score.value, score.n_prompts) == (1 / 2, 2)
+    with pytest.raises(ValueError, match="1 weights but 2 groups"):
+        GradedPrompt((True, False), (0, 1), (1.0,))

@@ -19,6 +19,9 @@ IN_THE_CORE = {
     "min_p": ("-1e-9", "1.0000001"),
     "entropy_threshold": ("0", "-1", "2.995732273554", "2.2,3"),
     "threshold_percentile": ("-1e-9", "100.0000001"),
+    "varentropy_threshold": ("-1e-9", "3.1675", "1e9"),
+    "varentropy_max_entropy": ("0", "-1", "2.995732273554"),
+    "settle": ("0.5", "1", "-1", "95"),
 }
 # Theirs are looked at in test_options.py, which demands one of each.
 OF_ENGINES = {name for info in ENGINES.values() for name in info.options.names()}

@@ -38,3 +38,22 @@ def test_a_folder_is_bound_to_all_rules_but_the_thresholds():
         *("temperature", "top_p", "top_k", "min_p"),
         *("max_sequences", "branch_rule", "threshold_percentile", "max_tokens_without_branch", "max_tokens", "seed"),
     ]
+
+
+def test_all_are_the_papers_and_votes_are_asked_for():
+    """`all` is the four published ones; whatever the order in the command, eager_vote comes after its eager_init."""
+    published = ("parallel", "eager_init", "eager_adapt", "eager")
+    assert plan().experiments == published
+    assert plan("--experiments", "eager_vote,all").experiments == (*published, "eager_vote")
+
+
+def test_rules_beside_the_paper_are_off_unless_given():
+    """A rule that is not asked for is not there; one that is, is in the plan as given."""
+    made = plan()
+    assert (made.settle, made.rules) == (None, (BranchConfig(32, 2.2, threshold_percentile=99.0),))
+    made = plan(
+        "--settle", "0.9", "--stop_after", "3", "--varentropy_threshold", "1.5", "--varentropy_max_entropy", "2"
+    )
+    (rules,) = made.rules
+    assert (made.settle, rules.stop_after) == (0.9, 3)
+    assert (rules.varentropy_threshold, rules.varentropy_max_entropy) == (1.5, 2.0)

@@ -182,3 +182,23 @@ def test_regrading_forgets_the_classes_of_the_old_answers(journal):
     assert [s.group for s in journal.read("eager_init_th2", 0).sequences] == [0, None]
     journal.append_grades("eager_init_th2", 0, ["0", "0"], [False, False])
     assert [s.group for s in journal.read("eager_init_th2", 0).sequences] == [None, None]
+
+
+def test_parts_are_kept_until_their_prompt_is_finished(journal):
+    """A tree of an unfinished prompt is found by its first sequence, here and after reopening; it is no record."""
+    journal.append(record())
+    journal.append_part(record(experiment="eager_vote_th2"), first_sequence=2)
+    for opened in (journal, Journal(journal.folder)):
+        part = opened.part("eager_vote_th2", 0, 2, base="eager_init_th2")
+        assert part == from_line(to_line(record(experiment="eager_vote_th2")))
+        assert opened.part("eager_vote_th2", 0, 3, base="eager_init_th2") is None
+        assert opened.experiments() == ["eager_init_th2"]
+        assert opened.count("eager_vote_th2") == 0
+
+
+def test_a_part_of_another_base_is_none(journal):
+    """Where the record that it adds to was generated anew, its sequences may no longer fit."""
+    journal.append(record())
+    journal.append_part(record(experiment="eager_vote_th2"), first_sequence=2)
+    journal.append(record(text="another"))
+    assert journal.part("eager_vote_th2", 0, 2, base="eager_init_th2") is None

@@ -86,7 +86,7 @@ def settings_of_streams(settings: Mapping[str, Any], engine: Engine) -> dict[str
 
     The date that a template may put into its prompts is not among it.
     """
-    others = {*BranchConfig.__dataclass_fields__, "data_digest", "n_prompts", "record_entropies", "chat_date"}
+    others = {*BranchConfig.__dataclass_fields__, "data_digest", "n_prompts", "record_entropies", "settle", "chat_date"}
     return {name: value for name, value in {**settings, **engine.identity()}.items() if name not in others}
 
 

@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     from eager.tasks import LoadedTask
 
 # What eager run has and calibrating has not, as it would be given.
-_NOT_ASKED = {"experiments": ("eager_init",), "entropy_threshold": (), "record_entropies": True, "notes": ""}
+_NOT_ASKED = {
+    "experiments": ("eager_init",),
+    "entropy_threshold": (),
+    "record_entropies": True,
+    "notes": "",
+    "settle": None,
+    "varentropy_threshold": None,
+    "varentropy_max_entropy": 2.5,
+    "stop_after": None,
+}
 
 
 @click.command("calibrate", cls=Command, context_settings=CONTEXT_SETTINGS)

@@ -92,7 +92,7 @@ _OPTIONS = [
         "--experiments",
         type=CommaSeparated(click.Choice(_EXPERIMENT_NAMES)),
         default="all",
-        help="What to run, in this order.",
+        help="What to run, in this order; all: the paper's, without eager_vote.",
     ),
     click.option(
         "--max_sequences", type=click.IntRange(1, 100_000), default=32, help="M: the most sequences a prompt."
@@ -146,6 +146,28 @@ _OPTIONS = [
         type=_COUNT,
         default=1000,
         help="A tree that has not branched for so long stops trying.",
+    ),
+    click.option(
+        "--varentropy_threshold",
+        type=_FINITE,
+        help="Branch, too, where the varentropy in nats² exceeds this and the entropy is low; off unless given.",
+    ),
+    click.option(
+        "--varentropy_max_entropy",
+        type=_FINITE,
+        default=2.5,
+        help="How low: the most entropy that --varentropy_threshold branches at.",
+    ),
+    click.option(
+        "--stop_after",
+        type=_COUNT,
+        help="End a tree when so many of its sequences have ended, the shortest ones; the others are cut.",
+    ),
+    click.option(
+        "--settle",
+        type=_FINITE,
+        help="How certain a majority must be for eager_vote, by default 0.95; where given, it ends trees of eager_init"
+        " that are as certain.",
     ),
     click.option("--output_dir", type=UserPath(), help="By default outputs/{model}/{data}/{timestamp}."),
     click.option(

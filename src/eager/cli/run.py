@@ -49,18 +49,23 @@ def command(**options: Any) -> None:
 def plan_of(options: dict[str, Any]) -> RunPlan:
     """The plan, without thresholds that are yet to be found. Raises ValueError where a value is out of its range."""
     from eager.experiments import EXPERIMENTS, RunPlan
+    from eager.results.experiment import KINDS
     from eager.types import MAX_ENTROPY, BranchConfig, SamplingParams
 
     names = dict.fromkeys(name for asked in options["experiments"] for name in EXPERIMENTS[asked])
-    in_order = tuple(name for name in EXPERIMENTS["all"] if name in names)
-    of_branching = ("max_sequences", "branch_rule", "threshold_percentile", "max_tokens_without_branch")
+    in_order = tuple(name for name in KINDS if name in names)
+    of_branching = (
+        *("max_sequences", "branch_rule", "threshold_percentile", "max_tokens_without_branch"),
+        *("varentropy_threshold", "varentropy_max_entropy", "stop_after"),
+    )
     common = {name: options[name] for name in of_branching}
     thresholds = dict.fromkeys(threshold for threshold in options["entropy_threshold"] if isinstance(threshold, float))
     rules = tuple(BranchConfig(entropy_threshold=threshold, **common) for threshold in thresholds or (MAX_ENTROPY,))
     for target in (threshold for threshold in options["entropy_threshold"] if not isinstance(threshold, float)):
         target.check(rules[0])
     sampling = SamplingParams(*(options[name] for name in ("temperature", "top_p", "top_k", "min_p")))
-    return RunPlan(in_order, rules, sampling, options["seed"], options["max_tokens"], options["record_entropies"])
+    of_run = ("seed", "max_tokens", "record_entropies", "settle")
+    return RunPlan(in_order, rules, sampling, **{name: options[name] for name in of_run})
 
 
 def task_of(options: dict[str, Any]) -> LoadedTask:

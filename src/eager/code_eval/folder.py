@@ -178,8 +178,8 @@ def _rewrite_dependents(everything: Seq[Results], chosen: Seq[Results], regrader
 
 
 def _own_texts(record: PromptRecord, is_published: bool) -> list[str | None]:
-    """What each sequence says itself, with a thought that its prompt has begun; None where it failed."""
-    texts = [None if sequence.finish_reason == "error" else sequence.text for sequence in record.sequences]
+    """What each sequence says itself, with a thought that its prompt has begun; None where it failed or was cut."""
+    texts = [None if sequence.finish_reason in ("error", "cut") else sequence.text for sequence in record.sequences]
     if is_published:  # such a file does not say where its prompt ends
         return [None if text is None else own_words(record.prompt_text + text, record.prompt) for text in texts]
     return [None if text is None else with_open_thought(text, record.prompt_text) for text in texts]

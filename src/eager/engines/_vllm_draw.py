@@ -12,7 +12,7 @@ The same processor takes the entropies of monitored rows (`_vllm_watch`) from th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -49,7 +49,7 @@ def draw_args(seed: int, sampling: SamplingParams, watch: Watch | None = None) -
     return args if watch is None else {**args, WATCH_KEY: watch}
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
     """One request in the batch. `output_ids` is vLLM's own list, which grows."""
 
     seed: int
@@ -67,7 +67,7 @@ class CounterDraw(LogitsProcessor):  # type: ignore[misc] # vLLM is not followed
     """Leaves each of its rows with one token that is infinitely likely: the one drawn."""
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
-        self._rows: dict[int, _Row] = {}
+        self._rows: dict[int, Row] = {}
 
     def is_argmax_invariant(self) -> bool:
         return False
@@ -80,43 +80,51 @@ class CounterDraw(LogitsProcessor):  # type: ignore[misc] # vLLM is not followed
         watched = [(i, row.watch, len(row.output_ids)) for i, row in rows if row.watch and row.watch.is_on]
         if watched:
             watch_logits(logits, watched)
-        plain = [i for i, row in rows if row.sampling.top_p == 1 and row.sampling.top_k == 0]
-        if plain:
-            tokens = _draw_plain(logits, plain, [self._rows[i] for i in plain])
-            logits[torch.tensor(plain, device=logits.device), tokens] = math.inf
-            self._note([i for i, token in zip(plain, tokens.tolist(), strict=True) if token == _NO_TOKEN])
-        if len(plain) < len(self._rows):
-            for i in self._rows.keys() - plain:
-                row = self._rows[i]
-                try:
-                    logits[i, draw(logits[i].cpu().numpy(), row.sampling, row.u)] = math.inf
-                except NoDistributionError:
-                    self._note([i])
+        draw_rows(logits, dict(rows))
         return logits
 
-    def _note(self, indices: list[int]) -> None:
-        """Tell the engine which rows have no distribution: what vLLM takes for their tokens is none.
 
-        In another process nobody could be told, so there it ends vLLM.
-        """
-        for row in (self._rows[i] for i in indices):
-            if row.watch is None:
-                raise RuntimeError(NO_DISTRIBUTION)
-            if row.watch.fault is None:
-                row.watch.fault = len(row.output_ids)
+def draw_rows(logits: torch.Tensor, rows: Mapping[int, Row]) -> None:
+    """Draw a token for each of these rows of `logits`, and make it infinitely likely."""
+    plain = [i for i, row in rows.items() if row.sampling.top_p == 1 and row.sampling.top_k == 0]
+    if plain:
+        tokens = _draw_plain(logits, plain, [rows[i] for i in plain])
+        logits[torch.tensor(plain, device=logits.device), tokens] = math.inf
+        _note(rows[i] for i, token in zip(plain, tokens.tolist(), strict=True) if token == _NO_TOKEN)
+    for i in rows.keys() - plain:
+        _draw_truncated(logits[i], rows[i])
 
 
-def _new_row(params: VLLMSamplingParams, prompt_ids: list[int] | None, output_ids: list[int]) -> _Row | None:
+def _draw_truncated(logits: torch.Tensor, row: Row) -> None:
+    try:
+        logits[draw(logits.cpu().numpy(), row.sampling, row.u)] = math.inf
+    except NoDistributionError:
+        _note([row])
+
+
+def _note(rows: Iterable[Row]) -> None:
+    """Tell the engine which rows have no distribution: what vLLM takes for their tokens is none.
+
+    In another process nobody could be told, so there it ends vLLM.
+    """
+    for row in rows:
+        if row.watch is None:
+            raise RuntimeError(NO_DISTRIBUTION)
+        if row.watch.fault is None:
+            row.watch.fault = len(row.output_ids)
+
+
+def _new_row(params: VLLMSamplingParams, prompt_ids: list[int] | None, output_ids: list[int]) -> Row | None:
     args: Mapping[str, Any] = params.extra_args or {}
     if DRAW_KEY not in args:
         return None
     seed, temperature, top_p, top_k, min_p = args[DRAW_KEY]
-    return _Row(
+    return Row(
         seed, SamplingParams(temperature, top_p, top_k, min_p), len(prompt_ids or ()), output_ids, args.get(WATCH_KEY)
     )
 
 
-def _draw_plain(logits: torch.Tensor, indices: list[int], rows: list[_Row]) -> torch.Tensor:
+def _draw_plain(logits: torch.Tensor, indices: list[int], rows: list[Row]) -> torch.Tensor:
     """Inverse-CDF draws of all `rows` at once, with temperature and min_p. Returns token ids, shape (rows,).
 
     _NO_TOKEN where a row's largest logit is not finite: then none of its weights is a number, nor is their sum.
@@ -139,7 +147,7 @@ def _draw_plain(logits: torch.Tensor, indices: list[int], rows: list[_Row]) -> t
     return torch.where(ends[:, -1].isfinite(), block * _BLOCK + offset, _NO_TOKEN)
 
 
-def _weights(logits: torch.Tensor, rows: list[_Row]) -> torch.Tensor:
+def _weights(logits: torch.Tensor, rows: list[Row]) -> torch.Tensor:
     """Unnormalised probabilities; the most likely token of each row weighs 1."""
     inverse = torch.tensor([[1 / row.sampling.temperature] for row in rows], device=logits.device)
     weights = torch.exp_((logits - logits.amax(dim=-1, keepdim=True)).mul_(inverse))

@@ -25,7 +25,7 @@ from eager.engines._vllm_api import (
     VllmConfig,
     async_tensor_h2d,
 )
-from eager.engines._vllm_draw import DRAW_KEY, CounterDraw, _Row as _DrawRow
+from eager.engines._vllm_draw import DRAW_KEY, Row as DrawRow, draw_rows
 from eager.engines._vllm_top import best_of, entropy_of
 from eager.types import SamplingParams
 
@@ -43,11 +43,11 @@ class _Request:
     stop_ids: list[int]
     n_scanned: int = -1
 
-    def drawn_at(self, n_before: int) -> _DrawRow | None:
+    def drawn_at(self, n_before: int) -> DrawRow | None:
         if self.draw_args is None:
             return None
         seed, *sampling = self.draw_args
-        return _DrawRow(seed, SamplingParams(*sampling), n_before, [])
+        return DrawRow(seed, SamplingParams(*sampling), n_before, [])
 
 
 class _Row(NamedTuple):
@@ -86,14 +86,6 @@ class _Late(NamedTuple):
         return self.event is None or bool(self.event.query())
 
 
-class _DrawThere(CounterDraw):
-    """`CounterDraw` for rows that it is told."""
-
-    def draw(self, logits: torch.Tensor, rows: dict[int, _DrawRow]) -> None:
-        self._rows = rows
-        self.apply(logits)
-
-
 class GateV2(V2LogitsProcessor):  # type: ignore[misc] # vLLM is not followed by the type checker
     """As `GateV1`, where each request has one row of logits and this worker sees the rows of all."""
 
@@ -107,7 +99,6 @@ class GateV2(V2LogitsProcessor):  # type: ignore[misc] # vLLM is not followed by
         self._states = req_states
         self._device = req_states.device
         self._requests: dict[int, _Request] = {}
-        self._draws = _DrawThere(vllm_config, self._device, False)
         self._trees = Trees()
         self._late: deque[_Late] = deque()
         n_trees = MAX_TREES + req_states.max_num_reqs + 1
@@ -149,7 +140,7 @@ class GateV2(V2LogitsProcessor):  # type: ignore[misc] # vLLM is not followed by
             rules = {index: self._requests[slot].rule for index, (slot, _) in here.items()}
             self._gate(logits, ctx, [self._row(index, *here[index], rule) for index, rule in rules.items() if rule])
             drawn = {index: self._requests[slot].drawn_at(n_before) for index, (slot, n_before) in here.items()}
-            self._draws.draw(logits, {index: row for index, row in drawn.items() if row is not None})
+            draw_rows(logits, {index: row for index, row in drawn.items() if row is not None})
         return logits
 
     # -- on the host --------------------------------------------------------------------------------------------

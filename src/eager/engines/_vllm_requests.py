@@ -203,7 +203,7 @@ def _tokens(sequence: _Sequence, token_ids: Seq[int]) -> list[Token]:
     if not watch.is_on:
         return [Token(token_id) for token_id in token_ids]
     try:
-        tokens = [Token(token_id, *watch.rows.pop(start + i)) for i, token_id in enumerate(token_ids)]
+        tokens = [Token(token_id, *watch.take(start + i)) for i, token_id in enumerate(token_ids)]
     except KeyError as missing:
         raise EngineError(
             f"vLLM delivered token {missing} of sequence {sequence.seq_id} and nobody saw its logits: "

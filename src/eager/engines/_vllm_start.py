@@ -39,6 +39,7 @@ from eager.machine import memory_bytes
 from eager.words import one_line
 
 _DRAW = "eager.engines._vllm_draw:CounterDraw"
+_WATCH_V2 = "eager.engines._vllm_watch_v2:LogitsWatch"
 # A fork computes the rest of its last block again, so small blocks waste least: on a CPU vLLM takes multiples of 32
 # and would choose 128; on a GPU its own choice is 16.
 _CPU_BLOCK_SIZE = 32
@@ -65,7 +66,7 @@ _HUB_NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 class Started:
     """A running vLLM.
 
-    `draws_inside`: tokens are drawn by our logits processor, not by vLLM's sampler. `is_in_process`: that processor
+    `draws_inside`: tokens are drawn by our logits processor, not by vLLM's sampler. `is_in_process`: our processor
     lives in this process, and can hand over what it takes of the logits. `path` is the model's folder or hub name.
     """
 
@@ -92,10 +93,9 @@ def start(model_name: str, options: VLLMOptions) -> Started:
     # It starts a Python to look at a model's class, and others for its parts.
     with isolated_children(), _as_engine_error(model_name, path, options):
         config = _engine_args(path, options).create_engine_config(UsageContext.LLM_CLASS)
-        # The V2 runner (GPU) draws from (seed, position) itself, and takes no logits processor of this kind.
+        # The V2 runner (GPU) draws from (seed, position) itself.
         draws_inside = not config.use_v2_model_runner
-        if draws_inside:
-            config.model_config.logits_processors = [_DRAW]
+        config.model_config.logits_processors = [_DRAW if draws_inside else _WATCH_V2]
         if config.model_config.runner_type != "generate":
             raise EngineError(f"model '{one_line(model_name)}' does not generate text: use a causal language model")
         if config.model_config.is_encoder_decoder or config.model_config.is_diffusion:
@@ -105,7 +105,7 @@ def start(model_name: str, options: VLLMOptions) -> Started:
     return Started(
         llm=llm,
         draws_inside=draws_inside,
-        is_in_process=draws_inside and isinstance(_executor(llm), UniProcExecutor),
+        is_in_process=isinstance(_executor(llm), UniProcExecutor),
         capacity=config.scheduler_config.max_num_seqs,
         max_model_len=config.model_config.max_model_len,
         n_cells=(cache.num_gpu_blocks or 0) * (cache.effective_attention_block_size or cache.block_size),

@@ -9,19 +9,18 @@ from eager.types import ENTROPY_TOP_K
 _BLOCK = 64
 
 
-def top_of(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Entropies, best ids and best log-probabilities of `logits`, raw and of shape (n, vocabulary).
+def best_with_logprobs(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and log-probabilities of the K best of `logits`, raw and of shape (n, vocabulary).
 
-    Entropies in nats of the K best, renormalised: float32, shape (n,). Ids (int64) and log-probabilities (float32) of
-    the whole vocabulary's softmax: shape (n, K), most likely first; of equally likely tokens the smaller id. Stays on
-    the logits' device and never waits for it.
+    Ids (int64) and log-probabilities (float32) of the whole vocabulary's softmax, to the last bit vLLM's raw ones:
+    shape (n, K), in any order. Stays on the logits' device and never waits for it.
     """
-    values, ids = best_of(logits)
-    return entropy_of(values), ids, values - logits.float().logsumexp(dim=-1, keepdim=True)
+    ids = best_ids(logits)
+    return ids, logits.log_softmax(dim=-1, dtype=torch.float32).gather(-1, ids)
 
 
 def best_of(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The K largest logits (float32) and their ids, each of shape (n, K), ordered as in `top_of`."""
+    """The K largest logits (float32) and their ids, each of shape (n, K); of equal ones the smaller id is first."""
     # Logits in 16 bits are often equal, and topk leaves open which of them comes first.
     ids = best_ids(logits).sort(dim=-1).values
     values, order = logits.gather(-1, ids).float().sort(dim=-1, descending=True, stable=True)

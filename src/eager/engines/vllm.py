@@ -24,7 +24,7 @@ from eager.engines._vllm_api import (
     SamplingParams as VLLMSamplingParams,
     VLLMClientError,
 )
-from eager.engines._vllm_draw import draw_args
+from eager.engines._vllm_draw import WATCH_KEY, draw_args
 from eager.engines._vllm_requests import Requests
 from eager.engines._vllm_room import Room
 from eager.engines._vllm_start import model_files, start, vllm_versions
@@ -138,11 +138,12 @@ class VLLMEngine(Engine):
     def _new_params(self, request: Request, watch: Watch) -> VLLMSamplingParams:
         """vLLM's parameters of one request; made for it alone, so vLLM need not copy them (`skip_clone`)."""
         sampling, seed = request.sampling, request.seed
+        handed = watch if self._is_in_process else None
         if self._draws_inside:
-            handed = watch if self._is_in_process else None
             drawn: dict[str, Any] = {"temperature": 0.0, "extra_args": draw_args(seed, sampling, handed)}
         else:
             drawn = {
+                "extra_args": None if handed is None else {WATCH_KEY: handed},
                 "temperature": sampling.temperature,
                 "top_p": sampling.top_p,
                 "top_k": sampling.top_k,
@@ -155,7 +156,7 @@ class VLLMEngine(Engine):
             stop_token_ids=sorted(self.stops.stop_ids),
             ignore_eos=True,  # the end-of-sequence id is among the stop ids, and is delivered like them
             detokenize=False,
-            logprobs=ENTROPY_TOP_K if watch.is_on and not self._is_in_process else None,
+            logprobs=ENTROPY_TOP_K if watch.is_on and handed is None else None,
             flat_logprobs=True,
             output_kind=RequestOutputKind.DELTA,
             skip_clone=True,

@@ -19,6 +19,7 @@ from eager.metrics import (
     prompt_passed,
     saved_share,
     summarise,
+    weighted_cons_at_k,
 )
 from eager.recap.correlation import Correlation, ScipyMissingError, correlations
 from eager.recap.measure import Measures
@@ -35,10 +36,14 @@ SCORES: dict[str, PromptScore] = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One experiment. `saved_*` are shares of tokens (0 to 1); over `parallel`, on the prompts that both have."""
+    """One experiment. `saved_*` are shares of tokens (0 to 1); over `parallel`, on the prompts that both have.
+
+    `weighted_cons_at_k` weighs votes by entropies, over the prompts that have any.
+    """
 
     measures: Measures
     scores: Summary
+    weighted_cons_at_k: Score
     n_generated: int
     n_naive: int
     n_recomputed: int
@@ -113,9 +118,13 @@ def _baseline(measures: Measures, experiments: Seq[Measures]) -> Measures | None
 
 def _row(measures: Measures, baseline: Measures | None, found: tuple[Correlation, ...], findings: Findings) -> Row:
     scores = summarise([prompt.graded for prompt in measures.prompts.values()])
-    if scores.n_ungraded:
+    n_cut = measures.total("n_cut")
+    if n_cut:
+        cut = count(n_cut, "sequence")
+        findings.notice(f"{measures.label}: {cut} cut with a tree that ended before: in the costs, and in no score")
+    if scores.n_ungraded > n_cut:
         all_sequences = count(scores.n_sequences, "sequence")
-        findings.notice(f"{measures.label}: {scores.n_ungraded:,} of {all_sequences} are ungraded")
+        findings.notice(f"{measures.label}: {scores.n_ungraded - n_cut:,} of {all_sequences} are ungraded")
     _tell_lenient(measures, findings)
     if n_failed := measures.total("n_failed"):
         failed = count(n_failed, "sequence")
@@ -128,6 +137,7 @@ def _row(measures: Measures, baseline: Measures | None, found: tuple[Correlation
     return Row(
         measures=measures,
         scores=scores,
+        weighted_cons_at_k=weighted_cons_at_k([prompt.graded for prompt in measures.prompts.values()]),
         n_generated=measures.total("n_generated"),
         n_naive=measures.total("n_naive"),
         n_recomputed=measures.total("n_recomputed"),

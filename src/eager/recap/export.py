@@ -46,6 +46,7 @@ def _experiment(row: Row) -> dict[str, Any]:
         "saved_against_parallel": asdict(row.saved_against_parallel),
         "saved_against_naive": asdict(row.saved_against_naive),
         "scores": asdict(row.scores),
+        "weighted_cons_at_k": asdict(row.weighted_cons_at_k),
         "entropy_accuracy": [asdict(correlation) for correlation in row.correlations],
     }
 
@@ -79,6 +80,7 @@ def _row_lines(row: Row) -> Iterator[tuple[Any, ...]]:
     yield label, "naive", "saved", *_score(row.saved_against_naive)
     for name in SCORES:
         yield label, "", name, *_score(getattr(row.scores, name))
+    yield label, "", "weighted_cons_at_k", *_score(row.weighted_cons_at_k)
     yield label, "", "cons_ties", row.scores.cons_at_k.ties, "", "", row.scores.cons_at_k.n_prompts
     for j, score in enumerate(row.scores.pass_at_curve, start=1):
         yield label, "", f"pass_at_{j}_unbiased", *_score(score)

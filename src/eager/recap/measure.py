@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eager.metrics import GradedPrompt
+from eager.recap.confidence import vote_weights
 from eager.recap.correlation import peak_entropies
 from eager.results.experiment import Experiment, Facts
 from eager.results.scores import graded_prompt, lenient_prompt
@@ -42,6 +43,7 @@ class PromptMeasure:
     n_recomputed: int
     n_discarded: int
     n_failed: int
+    n_cut: int
     error: str | None
     peaks: NDArray[np.float64]
 
@@ -73,13 +75,14 @@ class Measures:
         key = keys.key(record.prompt, occurrence)
         self._seconds += record.seconds
         self.prompts[key] = PromptMeasure(
-            graded=graded_prompt(record),
+            graded=replace(graded_prompt(record), weights=vote_weights(record.sequences)),
             lenient=lenient_prompt(record),
             lengths=tuple(sequence.n_own_tokens for sequence in record.sequences),
             n_naive=record.n_tokens_naive,
             n_recomputed=record.n_recomputed,
             n_discarded=record.n_discarded,
             n_failed=sum(sequence.finish_reason == "error" for sequence in record.sequences),
+            n_cut=sum(sequence.finish_reason == "cut" for sequence in record.sequences),
             error=next((sequence.error for sequence in record.sequences if sequence.error), None),
             peaks=np.array([peak_entropies(sequence.entropies) for sequence in record.sequences]),
         )

@@ -39,7 +39,7 @@ def _print_heading(comparison: Comparison, console: Console) -> None:
 
 def _grids(comparison: Comparison, is_brief: bool) -> Iterator[Grid]:
     yield _costs(comparison)
-    yield _scores(comparison)
+    yield _scores(comparison, is_brief)
     if not is_brief and any(len(row.scores.pass_at_curve) > 1 for row in comparison.rows):
         yield _curves(comparison)
     if comparison.differences:
@@ -59,21 +59,27 @@ def _costs(comparison: Comparison) -> Grid:
     return grid
 
 
-def _scores(comparison: Comparison) -> Grid:
-    grid = Grid("What it reached", ("experiment", "Pass@k", "Cons@k", "ties", "Pass rate", "over prompts"))
+def _scores(comparison: Comparison, is_brief: bool) -> Grid:
+    """`is_brief`: without the votes that have weights."""
+    weighted = () if is_brief else ("weighted Cons@k",)
+    grid = Grid("What it reached", ("experiment", "Pass@k", "Cons@k", "ties", *weighted, "Pass rate", "over prompts"))
     for row in comparison.rows:
-        scores = row.scores
-        values = (
-            percent(scores.pass_at_k),
-            percent(scores.cons_at_k),
-            str(scores.cons_at_k.ties),
-            percent(scores.pass_rate),
-        )
-        grid.rows.append((row.measures.label, *values, f"{scores.pass_at_k.n_prompts:,}"))
+        scores, n_prompts = row.scores, row.scores.pass_at_k.n_prompts
+        values = [percent(scores.pass_at_k), percent(scores.cons_at_k), str(scores.cons_at_k.ties)]
+        if weighted:
+            values.append(_over(row.weighted_cons_at_k, n_prompts))
+        grid.rows.append((row.measures.label, *values, percent(scores.pass_rate), f"{n_prompts:,}"))
     for same in comparison.same_tokens:
         passed, consensus, rate = map(percent, same.scores.values())
-        grid.rows.append((same.title, passed, consensus, "", rate, f"{same.scores['pass_at_k'].n_prompts:,}"))
+        n_prompts = same.scores["pass_at_k"].n_prompts
+        grid.rows.append((same.title, passed, consensus, *("" for _ in ("ties", *weighted)), rate, f"{n_prompts:,}"))
     return grid
+
+
+def _over(score: Score, n_prompts: int) -> str:
+    """The score, and over how many prompts where those are not all."""
+    is_whole = score.n_prompts in (0, n_prompts)
+    return percent(score) if is_whole else f"{percent(score)} over {score.n_prompts:,}"
 
 
 def _curves(comparison: Comparison) -> Grid:

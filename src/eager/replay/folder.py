@@ -58,7 +58,7 @@ def replay_journal(
         else:
             findings.notice(f"{experiment.name} cannot be replayed: what was saved would go to trees that nobody grew")
             continue
-        if other := rules_set(recorded_rules(experiment, journal.settings)) - KNOWN_RULES:
+        if experiment.kind == "eager_init" and (other := _other_rules(experiment, journal.settings)):
             findings.notice(f"{experiment.name} cannot be replayed: it was grown with {', '.join(sorted(other))}")
             continue
         rows += _rows(results, journal.settings, list(product(asked, max_sequences or (most,))))
@@ -68,6 +68,12 @@ def replay_journal(
             " a tree can be replayed at its own threshold and at higher ones"
         )
     return rows
+
+
+def _other_rules(experiment: Experiment, settings: Mapping[str, Any]) -> set[str]:
+    """Those that have shaped the trees, and that a replay does not know."""
+    settle = {"settle"} if settings.get("settle") is not None else set()
+    return settle | (rules_set(recorded_rules(experiment, settings)) - KNOWN_RULES)
 
 
 def _rows(

@@ -74,9 +74,13 @@ class Collected:
 
 
 def with_fewer_sequences(measures: Measures, record: PromptRecord) -> Iterator[tuple[int, PromptBounds]]:
-    """The prompt replayed at a half of M, a quarter, …; not where the sequences do not lie in the order of birth."""
+    """The prompt replayed at a half of M, a quarter, …; not where sequences were cut, or lie in another order."""
     experiment, facts = measures.experiment, measures.facts
-    is_known = not facts.is_published and all(None not in (branch.seq, branch.new_seq) for branch in record.branches)
+    is_known = (
+        not facts.is_published
+        and all(None not in (branch.seq, branch.new_seq) for branch in record.branches)
+        and all(sequence.finish_reason != "cut" for sequence in record.sequences)
+    )
     if experiment.kind not in ("parallel", "eager_init") or facts.max_sequences is None or not is_known:
         return
     # At the recorded threshold no other rule matters: the branches are those that came.

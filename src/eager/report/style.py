@@ -11,8 +11,14 @@ from eager.recap.measure import Measures
 INK = "#1c2530"
 MUTED = "#5d6875"
 GRID = "#e4e8ed"
-KIND_COLOURS = {"parallel": "#707a86", "eager_init": "#2463d6", "eager_adapt": "#8b45c9", "eager": "#b8650a"}
-KIND_MARKERS = {"parallel": "s", "eager_init": "o", "eager_adapt": "^", "eager": "D"}
+KIND_COLOURS = {
+    "parallel": "#707a86",
+    "eager_init": "#2463d6",
+    "eager_adapt": "#8b45c9",
+    "eager": "#b8650a",
+    "eager_vote": "#1b7f5c",
+}
+KIND_MARKERS = {"parallel": "s", "eager_init": "o", "eager_adapt": "^", "eager": "D", "eager_vote": "v"}
 LINE_STYLES = ("-", "--", ":", "-.")
 
 _VARIABLES = {"#ffffff": "paper", INK: "ink", MUTED: "muted", GRID: "grid"} | {

@@ -10,11 +10,19 @@ from typing import Any
 
 from eager.words import one_line
 
-KINDS = {"parallel": "Full Parallel", "eager_init": "EAGer-init", "eager_adapt": "EAGer-adapt", "eager": "EAGer"}
-"""Every kind of experiment, in the order of a run, with its name in the paper."""
+KINDS = {
+    "parallel": "Full Parallel",
+    "eager_init": "EAGer-init",
+    "eager_adapt": "EAGer-adapt",
+    "eager": "EAGer",
+    "eager_vote": "EAGer-vote",
+}
+"""Every kind of experiment, in the order of a run, with its name in the paper; the last one is not the paper's."""
+
+PUBLISHED_KINDS = ("parallel", "eager_init", "eager_adapt", "eager")
 
 _MOST = 1e15  # of what a setting or a number of seconds can be
-_EXTRA_KINDS = ("eager_adapt", "eager")
+_EXTRA_KINDS = ("eager_adapt", "eager", "eager_vote")
 _NAME = re.compile(rf"(?P<kind>{'|'.join(KINDS)})(?:_th(?P<threshold>\d[\d.e+-]*))?")
 
 

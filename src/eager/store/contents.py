@@ -46,6 +46,7 @@ class Contents:
         self.settings: dict[str, Any] = {}
         self.about: dict[str, Any] = {}
         self.places: dict[Key, Place] = {}
+        self.parts: dict[tuple[str, int, int], Place] = {}  # the third: the number of its first sequence
         self.counts: Counter[str] = Counter()
         self.grades: dict[Key, Grades] = {}
         self.damaged: dict[int, Place] = {}
@@ -135,6 +136,8 @@ class Contents:
             self.place(_key(value), place)
         elif kind == "grades":
             self.grades[_key(value)] = _grades(value)
+        elif kind == "part" and is_vouched_for:
+            self.parts[(*_key(value["record"]), int(value["first_sequence"]))] = place
         elif kind == "about":
             self.about = dict(value)
         else:

@@ -1,9 +1,9 @@
 """The journal of one output folder: append-only, one writer, safe against a kill at any moment.
 
 The first line holds the format's version and the run's settings; every other line one finished prompt of one
-experiment, grades found for one later, or what is to be known about a run. A line is on disk before it counts, and
-carries a checksum. What a crash tore or a disk damaged is told, and only a writer takes it out: a last line that was
-torn is cut, a damaged one is set aside. A file that is no journal of this version is never changed.
+experiment, a part of one that is not, grades found later, or what is to be known about a run. A line is on disk before
+it counts, and carries a checksum. What a crash tore or a disk damaged is told, and only a writer takes it out: a last
+line that was torn is cut, a damaged one is set aside. A file that is no journal of this version is never changed.
 """
 
 from __future__ import annotations
@@ -112,6 +112,13 @@ class Journal:
         for prompt_index in self.prompts(experiment):
             yield self.read(experiment, prompt_index)
 
+    def part(self, experiment: str, prompt_index: int, first_sequence: int, base: str) -> PromptRecord | None:
+        """The tree that begins with this sequence; None without one, or where `base`, which it adds to, is newer."""
+        place = self._contents.parts.get((experiment, prompt_index, first_sequence))
+        if place is None or place.offset < self._contents.places[base, prompt_index].offset:
+            return None
+        return from_line(self._line_at(place)["part"]["record"])
+
     def _line_at(self, place: Place) -> dict[str, Any]:
         with self.path.open("rb") as file:
             file.seek(place.offset)
@@ -123,6 +130,11 @@ class Journal:
         """Put the record on disk. It counts once this returns; a failure leaves what was there."""
         place = self._write({"record": to_line(record)})
         self._contents.place((record.experiment, record.prompt_index), place)
+
+    def append_part(self, record: PromptRecord, first_sequence: int) -> None:
+        """Keep a tree of a prompt that is not finished; its sequences are numbered from `first_sequence`."""
+        place = self._write({"part": {"first_sequence": first_sequence, "record": to_line(record)}})
+        self._contents.parts[record.experiment, record.prompt_index, first_sequence] = place
 
     def append_grades(
         self, experiment: str, prompt_index: int, answers: Seq[str | None], correct: Seq[bool | None]

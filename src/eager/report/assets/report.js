@@ -27,6 +27,7 @@ const plural = (n, word) => `${number.format(n)} ${word}${n === 1 ? "" : "s"}`;
 const shownToken = (token) => token === null ? "(none)" : token.replace(/ /g, "␣").replace(/\n/g, "⏎").replace(/\t/g, "⇥");
 const clip = (text, length) => text.length > length ? text.slice(0, length - 1) + "…" : text;
 const verdict = (sequence) => sequence.correct === null ? "ungraded" : sequence.correct ? "right" : "wrong";
+const ENDINGS = { length: "cut at the length limit", cut: "cut with its tree" };
 const SIGNS = { right: "✓", wrong: "✕", ungraded: "○" };
 
 /* ---- the list ---- */
@@ -309,7 +310,7 @@ function sayEnding(note, i, detail) {
   const heading = element("h4", {}, `Sequence ${i} is ${verdict(sequence)}`,
     element("span", {}, sequence.answer === null ? "no answer" : `answer ${clip(sequence.answer, 100)}`),
     element("span", {}, plural(sequence.tokens, "token") + (sequence.fork ? `, ${number.format(sequence.fork)} from its parent` : "")));
-  if (sequence.finish && sequence.finish !== "stop") heading.append(element("span", {}, sequence.finish === "length" ? "cut at the length limit" : "ended in an error"));
+  if (sequence.finish && sequence.finish !== "stop") heading.append(element("span", {}, ENDINGS[sequence.finish] || "ended in an error"));
   say(note, heading, element("p", {}, "… " + sequence.ending));
 }
 
