@@ -89,11 +89,13 @@ def grown(engine: Engine, task: LoadedTask, plan: RunPlan, rules: BranchConfig) 
 
 
 def print_table(lines: list[dict]) -> None:
-    """In Markdown; the last two columns are foreseen / actual - 1."""
-    print("| model | task | percentile | threshold | sequences foreseen | actual | tokens foreseen | actual | off by |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    """In Markdown: sequences and then tokens a prompt, foreseen and actual; and foreseen / actual - 1."""
+    columns = ("model", "task", "percentile", "threshold", "prompts", *2 * ("foreseen", "actual"), "off by")
+    print("| " + " | ".join(columns) + " |")
+    print("|---" * len(columns) + "|")
     for line in lines:
-        cells = [line["model"], line["task"], line["percentile"] or "none", line["threshold"]]
+        percentile = "none" if line["percentile"] is None else f"{line['percentile']:g}"
+        cells = [line["model"], line["task"], percentile, line["threshold"], line["n_prompts"]]
         off = []
         for name, places in (("n_sequences", 1), ("n_tokens", 0)):
             cells += [f"{v:.{places}f} [{low:.{places}f}, {high:.{places}f}]" for v, low, high in line[name]]
