@@ -4,8 +4,9 @@
 
 Bare: `llama_decode` over the same number of sequences with made-up tokens, no drawing, no entropies; once with the
 settings of the engine (flash attention and small batches, which make it bit-exact) and once with llama.cpp's fastest on
-a CPU (no flash attention). The engine: `Generator` and `Brancher` on top of it, every sequence monitored. The share of
-drawing and entropies is timed inside the engine. Medians of several rounds, the three in turn.
+a CPU (no flash attention). The engine: `Generator` and `Brancher` on top of it, every sequence monitored. The time in
+the model, and that of drawing and entropies, are taken inside the engine. Medians of several rounds, the three in turn;
+ratios within a round.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from collections.abc import Iterable
 
 import llama_cpp
 import numpy as np
@@ -78,8 +80,8 @@ class BareLoop:
         assert llama_cpp.llama_decode(self._context, self._batch) == 0
 
 
-def engine_speed(engine: TimedEngine, prompt: list[int], n_sequences: int) -> tuple[float, float]:
-    """Tokens a second after the prompt, and the share of drawing and entropies in the time of the model."""
+def engine_speed(engine: TimedEngine, prompt: list[int], n_sequences: int) -> tuple[float, float, float]:
+    """After the prompt: tokens a second, those of the time in the model alone, and drawing's share of all time."""
     generator = Generator(engine)
     # Roots of trees that may still branch are monitored; nothing exceeds the threshold, so nothing does.
     rules = BranchConfig(n_sequences + 1, MAX_ENTROPY)
@@ -93,7 +95,8 @@ def engine_speed(engine: TimedEngine, prompt: list[int], n_sequences: int) -> tu
     while generator.has_work:
         generator.step()
     seconds = time.perf_counter() - start
-    return (generator.progress.n_tokens - n_before) / seconds, engine.seconds_drawing / engine.seconds_model
+    n_tokens = generator.progress.n_tokens - n_before
+    return n_tokens / seconds, n_tokens / engine.seconds_model, engine.seconds_drawing / seconds
 
 
 def main() -> None:
@@ -102,15 +105,22 @@ def main() -> None:
     same = BareLoop(engine, flash_attention=True, n_ubatch=48)
     fastest = BareLoop(engine, flash_attention=False, n_ubatch=512)
     print(f"{engine.model_name}, {N_TOKENS} tokens a sequence, medians of {N_ROUNDS} rounds; tokens a second")
-    columns = ("sequences", "bare, same", "bare, fastest", "engine", "engine/same", "drawing+entropy")
-    print("{:>9} {:>11} {:>14} {:>8} {:>12} {:>16}".format(*columns))
+    columns = ("sequences", "bare, same", "bare, fastest", "engine", "engine/same", "its model/same", "drawing+entropy")
+    print("{:>9} {:>11} {:>14} {:>8} {:>22} {:>22} {:>16}".format(*columns))
     for n in (1, 8, 32):
         rounds = [
             (same.tokens_per_second(prompt, n), fastest.tokens_per_second(prompt, n), *engine_speed(engine, prompt, n))
             for _ in range(N_ROUNDS)
         ]
-        a, b, c, share = (statistics.median(values) for values in zip(*rounds, strict=True))
-        print(f"{n:>9} {a:>11.1f} {b:>14.1f} {c:>8.1f} {c / a:>12.3f} {100 * share:>14.1f} %")
+        bare, fast, whole, _, share = (statistics.median(values) for values in zip(*rounds, strict=True))
+        ratios = [spread(row[column] / row[0] for row in rounds) for column in (2, 3)]
+        print(f"{n:>9} {bare:>11.1f} {fast:>14.1f} {whole:>8.1f} {ratios[0]:>22} {ratios[1]:>22} {share:>15.1%}")
+
+
+def spread(ratios: Iterable[float]) -> str:
+    """Median, lowest and highest."""
+    found = sorted(ratios)
+    return f"{statistics.median(found):.3f} ({found[0]:.3f}-{found[-1]:.3f})"
 
 
 if __name__ == "__main__":
