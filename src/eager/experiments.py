@@ -68,6 +68,11 @@ class RunPlan:
         if len(common) != 1:
             raise ValueError("a run needs rules of branching that differ in nothing but their thresholds")
 
+    def max_length(self, n_prompt: int, engine: Engine) -> int:
+        """Bound on a sequence that begins with a prompt of so many tokens, them included."""
+        most = engine.max_model_len
+        return most if self.max_tokens is None else min(most, n_prompt + self.max_tokens)
+
 
 class Run:
     """Experiments over a task, recorded prompt by prompt; what the journal already holds is not generated again."""
@@ -91,9 +96,7 @@ class Run:
         self._on_progress = on_progress
         self.notices: list[str] = []
         """Sentences about files that were in the folder and are replaced."""
-        self._prompts = [_encode(engine, task, problem) for problem in task.problems]
-        for problem, ids in zip(task.problems, self._prompts, strict=True):
-            _check_fits(problem, len(ids), engine)
+        self._prompts = encoded_prompts(engine, task)
         _check_votes(plan, task)
         self._recorder = Recorder(engine, task, self._prompts, grader)
         self._clock = Clock()
@@ -255,9 +258,7 @@ class Run:
 
     def _job(self, index: int, rules: BranchConfig, first_sequence: int) -> TreeJob:
         plan, prompt_ids = self._plan, self._prompts[index]
-        max_length = self._engine.max_model_len
-        if plan.max_tokens is not None:
-            max_length = min(max_length, len(prompt_ids) + plan.max_tokens)
+        max_length = plan.max_length(len(prompt_ids), self._engine)
         return TreeJob(index, prompt_ids, rules, plan.sampling, max_length, plan.seed, first_sequence=first_sequence)
 
     def _record(self, experiment: Experiment, finished: abc.Generator[PromptRecord, None, None]) -> ExperimentResult:
@@ -343,8 +344,12 @@ def _check_votes(plan: RunPlan, task: LoadedTask) -> None:
         raise RunError(f"{asked} goes by answers that agree, and programs cannot be compared: run eager_adapt instead")
 
 
-def _encode(engine: Engine, task: LoadedTask, problem: Problem) -> tuple[int, ...]:
-    return tuple(engine.encode_chat(task.messages(problem)))
+def encoded_prompts(engine: Engine, task: LoadedTask) -> list[tuple[int, ...]]:
+    """The chat that asks each problem, as ids. Raises RunError where one does not fit into the context."""
+    prompts = [tuple(engine.encode_chat(task.messages(problem))) for problem in task.problems]
+    for problem, ids in zip(task.problems, prompts, strict=True):
+        _check_fits(problem, len(ids), engine)
+    return prompts
 
 
 def _check_fits(problem: Problem, n_tokens: int, engine: Engine) -> None:

@@ -150,22 +150,22 @@ def per_prompt(prompts: Mapping[int, GradedPrompt], score: PromptScore) -> dict[
 
 def pass_at_k(prompts: Sequence[GradedPrompt]) -> Score:
     """Pass@k as the paper uses it: the share of prompts with at least one correct sequence."""
-    return _mean(map(prompt_passed, prompts))
+    return mean_score(map(prompt_passed, prompts))
 
 
 def pass_rate(prompts: Sequence[GradedPrompt]) -> Score:
     """The mean over prompts of the share of correct sequences."""
-    return _mean(map(prompt_pass_rate, prompts))
+    return mean_score(map(prompt_pass_rate, prompts))
 
 
 def cons_at_k(prompts: Sequence[GradedPrompt]) -> Score:
     """The share of prompts whose majority answer is correct; draws go to the first to appear, and are counted."""
-    return replace(_mean(map(prompt_consensus, prompts)), ties=_ties(prompts))
+    return replace(mean_score(map(prompt_consensus, prompts)), ties=_ties(prompts))
 
 
 def weighted_cons_at_k(prompts: Sequence[GradedPrompt]) -> Score:
     """Cons@k where votes have weights, over the prompts whose votes all have one."""
-    return _mean(map(prompt_weighted_consensus, prompts))
+    return mean_score(map(prompt_weighted_consensus, prompts))
 
 
 def pass_at_curve(prompts: Sequence[GradedPrompt]) -> tuple[Score, ...]:
@@ -177,6 +177,17 @@ def paired_differences(pairs: Iterable[tuple[Mapping[int, float], Mapping[int, f
     """For each (a, b) the mean of a - b over the prompts that both have, with its interval. Keys are prompt indices."""
     columns = [_column(a[index] - b[index] for index in sorted(a.keys() & b.keys())) for a, b in pairs]
     return [score for (score,) in _means(columns)]
+
+
+def saved_share(pairs: Sequence[tuple[float, float]]) -> Score:
+    """1 - Σ used / Σ reference over (used, reference) pairs, one a prompt, with its bootstrap interval over prompts."""
+    totals = np.array(pairs, dtype=np.float64).reshape(-1, 2)
+    n = len(totals)
+    if n == 0 or totals[:, 1].sum() == 0:
+        return Score(None, None, None, n)
+    used, reference = resampled_sums([totals])[0].T
+    low, high = interval(1.0 - used[reference > 0] / reference[reference > 0])
+    return Score(float(1.0 - totals[:, 0].sum() / totals[:, 1].sum()), float(low), float(high), n)
 
 
 def summarise(prompts: Sequence[GradedPrompt], with_intervals: bool = True) -> Summary:
@@ -217,7 +228,8 @@ def _column(scores: Iterable[float | None]) -> Matrix:
     return np.fromiter((score for score in scores if score is not None), dtype=np.float64).reshape(-1, 1)
 
 
-def _mean(scores: Iterable[float | None]) -> Score:
+def mean_score(scores: Iterable[float | None]) -> Score:
+    """The mean of one number a prompt, those that have one, with its interval."""
     return _means([_column(scores)])[0][0]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from numbers import Integral
 from typing import Literal, NamedTuple
 
@@ -291,3 +291,10 @@ class Generation:
     def n_tokens_naive(self) -> int:
         """Tokens that a sampler without sharing would have generated for the same sequences."""
         return sum(len(sequence.token_ids) for sequence in self.sequences)
+
+
+def rules_set(rules: BranchConfig) -> frozenset[str]:
+    """Which of the rules differ from their defaults, those aside that have none."""
+    return frozenset(
+        field.name for field in fields(rules) if field.default not in (MISSING, getattr(rules, field.name))
+    )

@@ -27,9 +27,8 @@ from result_builder import (
 from rich.console import Console
 
 from eager.cli.recap import command
-from eager.metrics import BOOTSTRAP_SEED, RESAMPLES
+from eager.metrics import BOOTSTRAP_SEED, RESAMPLES, saved_share
 from eager.recap import as_csv, as_json, folder_labels, print_comparison, recap
-from eager.recap.compare import saved_share
 from eager.recap.correlation import PERCENTILES, correlations, peak_entropies
 from eager.results.findings import Findings
 from eager.results.large import write_large
@@ -76,6 +75,29 @@ def test_differences_are_over_the_same_prompts(tmp_path: Path) -> None:
     assert difference.pass_rate.value == 0.25
     assert difference.tokens.value == -0.75
     assert difference.pass_rate.n_prompts == 2
+
+
+def test_parallel_at_the_same_number_of_tokens(tmp_path: Path) -> None:
+    """One of two samples a prompt costs what eager_init used: half of parallel's Pass@k, and the paired difference."""
+    folder = two_experiments(tmp_path)
+    init = [
+        record("eager_init", 0, [sequence("a", "42", True, n_tokens=10)]),
+        record("eager_init", 1, [sequence("a", "41", False, n_tokens=10)]),
+    ]
+    write_experiment_file(folder, "eager_init", init)
+    comparison = recap([folder])
+    (same,) = comparison.same_tokens
+    assert (same.n_tokens, same.n_samples) == (20, 1)
+    assert same.scores["pass_at_k"].value == pytest.approx(0.25, abs=0.04)
+    assert same.scores["cons_at_k"].value == same.scores["pass_rate"].value == same.scores["pass_at_k"].value
+    assert same.differences["pass_at_k"].value == pytest.approx(0.5 - same.scores["pass_at_k"].value)
+    assert same.differences["pass_at_k"].n_prompts == 2
+    printed = io.StringIO()
+    print_comparison(comparison, Console(file=printed, width=160))
+    assert "parallel at the tokens of eager_init_th2.2" in printed.getvalue()
+    assert "eager_init_th2.2 \u2212 parallel at its tokens" in printed.getvalue()
+    assert json.loads(as_json(comparison))["same_tokens"][0]["experiment"] == "eager_init_th2.2"
+    assert "eager_init_th2.2,parallel at the tokens of eager_init_th2.2,difference_pass_at_k" in as_csv(comparison)
 
 
 def test_several_folders_are_one_comparison(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def nasty_page(tmp_path_factory: pytest.TempPathFactory) -> Page:
         ("li", "{0}", 1),  # the engine, among the facts
         ("li", "'.*{0} 1/{0}_aware_results__th2.5.json' is cut short or damaged before .*", 1),  # a problem
         ("li", ".*{0} 2.*: 1 of 1 sequence are ungraded", 2),  # a notice an experiment
-        ("span", "{0} 1", 1 + 2 + 2 * 3),  # a card, two rows of results, three pairs each
+        ("span", "{0} 1", 1 + 2 + 2 * 3 + 4),  # a card, two rows of results, three pairs each; parallel at same tokens
     ],
     ids=["title", "heading", "fact", "problem", "notice", "folder"],
 )

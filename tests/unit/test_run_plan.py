@@ -2,7 +2,7 @@
 
 import pytest
 
-from eager.cli.run import _plan, command
+from eager.cli.run import command, plan_of
 from eager.experiments import RunPlan, settings_of
 from eager.tasks import load
 from eager.types import BranchConfig, SamplingParams
@@ -10,7 +10,7 @@ from eager.types import BranchConfig, SamplingParams
 
 def plan(*arguments):
     context = command.make_context("run", ["--model_name", "m", "--data_name", "demo", *arguments])
-    return _plan(context.params)
+    return plan_of(context.params)
 
 
 @pytest.mark.parametrize(("given", "expected"), [([], 99.0), (["none"], None), (["99"], 99.0), (["97.5"], 97.5)])

@@ -12,8 +12,10 @@ from eager.cli.ending import Command
 
 _COMMANDS = {
     "run": ("eager.cli.run", "Answer a set of problems four ways and see what each cost."),
+    "calibrate": ("eager.cli.calibrate", "Say what entropy thresholds would cost, and which to take."),
     "recap": ("eager.cli.recap", "Tables over the results in one or more folders."),
     "report": ("eager.cli.report", "One HTML page and plots over the results in one or more folders."),
+    "replay": ("eager.cli.replay", "What fewer sequences or a higher threshold would have cost and scored."),
     "eval-code": ("eager.cli.eval_code", "Grade generated code by running it in a sandbox."),
     "tasks": ("eager.cli.lists", "List the tasks, whose work they are, and what is missing to use them."),
     "engines": ("eager.cli.lists", "List the engines, and what is missing to use them."),

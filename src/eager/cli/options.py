@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -17,6 +17,7 @@ from eager.cli.values import (
     NameValue,
     PromptText,
     TextFile,
+    Threshold,
     UserPath,
 )
 from eager.engines.options_llama_cpp import LlamaCppOptions
@@ -98,9 +99,10 @@ _OPTIONS = [
     ),
     click.option(
         "--entropy_threshold",
-        type=CommaSeparated(_FINITE),
+        type=CommaSeparated(Threshold()),
         default="2.2",
-        help="Branch where the entropy in nats exceeds this; in (0, ln 20]. Several make several experiments.",
+        help="Branch where the entropy in nats exceeds this; in (0, ln 20]. Several make several experiments."
+        " auto, auto:0.4, auto:sequences=3 or auto:quantile=0.99: as eager calibrate recommends.",
     ),
     click.option(
         "--temperature",
@@ -217,6 +219,14 @@ def run_options(command: Any) -> Any:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def fit(command: click.Command, without: Collection[str], **changes: Mapping[str, Any]) -> None:
+    """Leave a command some of the options of `eager run` only, and change others: their defaults, their help."""
+    command.params = [option for option in command.params if option.name not in without]
+    for option in command.params:
+        for attribute, value in changes.get(option.name or "", {}).items():
+            setattr(option, attribute, value)
 
 
 def given_to_engine(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def command(**options: Any) -> None:
     given = given_to_engine(options)
     try:
         engine = engine_options(options["engine"], given, options["model_name"])
-        plan, task = _plan(options), _task(options)
+        plan, task = plan_of(options), task_of(options)
     except (EngineError, TaskError, ValueError) as error:
         raise click.UsageError(str(error)) from None
     try:
@@ -46,11 +46,11 @@ def command(**options: Any) -> None:
         raise click.ClickException(str(error)) from None
 
 
-def _plan(options: dict[str, Any]) -> RunPlan:
-    """Raises ValueError with a sentence where a value is out of its range."""
+def plan_of(options: dict[str, Any]) -> RunPlan:
+    """The plan, without thresholds that are yet to be found. Raises ValueError where a value is out of its range."""
     from eager.experiments import EXPERIMENTS, RunPlan
     from eager.results.experiment import KINDS
-    from eager.types import BranchConfig, SamplingParams
+    from eager.types import MAX_ENTROPY, BranchConfig, SamplingParams
 
     names = dict.fromkeys(name for asked in options["experiments"] for name in EXPERIMENTS[asked])
     in_order = tuple(name for name in KINDS if name in names)
@@ -59,14 +59,17 @@ def _plan(options: dict[str, Any]) -> RunPlan:
         *("varentropy_threshold", "varentropy_max_entropy", "stop_after"),
     )
     common = {name: options[name] for name in of_branching}
-    thresholds = dict.fromkeys(options["entropy_threshold"])
-    rules = tuple(BranchConfig(entropy_threshold=threshold, **common) for threshold in thresholds)
+    thresholds = dict.fromkeys(threshold for threshold in options["entropy_threshold"] if isinstance(threshold, float))
+    rules = tuple(BranchConfig(entropy_threshold=threshold, **common) for threshold in thresholds or (MAX_ENTROPY,))
+    for target in (threshold for threshold in options["entropy_threshold"] if not isinstance(threshold, float)):
+        target.check(rules[0])
     sampling = SamplingParams(*(options[name] for name in ("temperature", "top_p", "top_k", "min_p")))
     of_run = ("seed", "max_tokens", "record_entropies", "settle")
     return RunPlan(in_order, rules, sampling, **{name: options[name] for name in of_run})
 
 
-def _task(options: dict[str, Any]) -> LoadedTask:
+def task_of(options: dict[str, Any]) -> LoadedTask:
+    """The problems asked for. Raises TaskError."""
     from eager.tasks import load
 
     asked = ("data_path", "prompt_field", "target_field", "limit", "instruction", "prompt_style", "system_prompt")
@@ -80,7 +83,7 @@ def _run(
     from eager.errors import EagerError
     from eager.experiments import settings_of
 
-    settings = settings_of(plan, task, _bound(options, engine_options))
+    settings = settings_of(plan, task, bound(options, engine_options))
     default = default_folder(options["model_name"], options["data_name"])
     with open_journal(options["output_dir"], default, settings) as journal:
         try:
@@ -103,6 +106,7 @@ def _answer(
     engine_options: EngineOptions,
     given: dict[str, Any],
 ) -> None:
+    from eager.cli.auto import with_found_thresholds
     from eager.cli.display import Display
     from eager.engines import load_engine
     from eager.experiments import Run
@@ -119,7 +123,8 @@ def _answer(
         engine = load_engine(options["engine"], options["model_name"], **{**_kept(begun_with), **given})
         stack.callback(engine.shutdown)
         _check_identity(begun_with, engine.identity(), options["model_name"], journal.folder)
-        journal.append_about(_about(engine, options["notes"], engine_options))
+        plan, found = with_found_thresholds(plan, task, engine, journal, options["entropy_threshold"], display)
+        journal.append_about({**_about(engine, options["notes"], engine_options), "calibration": found})
         run = Run(plan, engine, task, journal, grader, display.show)
         stack.callback(lambda: _say_all(display, run.notices))
         results: list[ExperimentResult] = []
@@ -148,7 +153,7 @@ def _say_all(display: Display, sentences: list[str]) -> None:
         display.say(sentence)
 
 
-def _bound(options: dict[str, Any], engine: EngineOptions) -> dict[str, Any]:
+def bound(options: dict[str, Any], engine: EngineOptions) -> dict[str, Any]:
     """The model's and the engine's part of the settings.
 
     Of options at their default only two are among them, which every folder has, whatever its engine: a folder begun

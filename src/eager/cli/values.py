@@ -40,6 +40,24 @@ class FiniteOrNone(click.ParamType[float]):
         return "none|NUMBER"
 
 
+class Threshold(FiniteFloat):
+    """A number, or `auto` with what it is to be found for."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        word, _, target = str(value).partition(":")
+        if word.strip() != "auto":
+            return super().convert(value, param, ctx)
+        from eager.calibrate.target import Target
+
+        try:
+            return Target.parse(target.strip())
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
+        return "NUMBER|auto[:TARGET]"
+
+
 class CommaSeparated(click.ParamType[tuple[Any, ...]]):
     """Several values in one option, separated by commas."""
 

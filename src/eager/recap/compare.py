@@ -6,25 +6,24 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from itertools import combinations
 
-import numpy as np
-
 from eager.metrics import (
     GradedPrompt,
     PromptScore,
     Score,
     Summary,
-    interval,
+    mean_score,
     paired_differences,
     per_prompt,
     prompt_consensus,
     prompt_pass_rate,
     prompt_passed,
-    resampled_sums,
+    saved_share,
     summarise,
     weighted_cons_at_k,
 )
 from eager.recap.correlation import Correlation, ScipyMissingError, correlations
 from eager.recap.measure import Measures
+from eager.recap.same_tokens import Samples, random_subsets
 from eager.results.findings import Findings
 from eager.words import count, decimal
 
@@ -67,12 +66,32 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
+class SameTokens:
+    """Full Parallel with as many tokens as `experiment` used, on the prompts that both have; see `same_tokens`.
+
+    `differences` are the experiment's scores minus these, paired by prompt. Both by the names in SCORES.
+    """
+
+    experiment: str
+    parallel: str
+    n_tokens: float
+    n_samples: float
+    scores: dict[str, Score]
+    differences: dict[str, Score]
+
+    @property
+    def title(self) -> str:
+        return f"{self.parallel} at the tokens of {self.experiment}"
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """Everything that recap prints."""
 
     rows: tuple[Row, ...]
     differences: tuple[Difference, ...]
     findings: Findings
+    same_tokens: tuple[SameTokens, ...] = ()
 
 
 def compare(experiments: Seq[Measures], findings: Findings, *, with_correlations: bool = True) -> Comparison:
@@ -85,7 +104,9 @@ def compare(experiments: Seq[Measures], findings: Findings, *, with_correlations
     unpaired = [d for d in differences if d.tokens.n_prompts == 0]
     if unpaired:
         findings.notice(f"{count(len(unpaired), 'pair')} of experiments share no prompt and have no difference")
-    return Comparison(tuple(rows), differences, findings)
+    pairs = [(measures, _baseline(measures, experiments)) for measures in experiments]
+    same_tokens = [_same_tokens(measures, parallel) for measures, parallel in pairs if parallel not in (None, measures)]
+    return Comparison(tuple(rows), differences, findings, tuple(found for found in same_tokens if found))
 
 
 def _baseline(measures: Measures, experiments: Seq[Measures]) -> Measures | None:
@@ -109,6 +130,10 @@ def _row(measures: Measures, baseline: Measures | None, found: tuple[Correlation
         failed = count(n_failed, "sequence")
         said = next((f" (the first: {prompt.error})" for prompt in measures.prompts.values() if prompt.error), "")
         findings.notice(f"{measures.label}: {failed} failed: recorded as errors, not as answers{said}")
+    if n_calibration := measures.facts.n_calibration:
+        findings.notice(
+            f"{measures.label}: finding its threshold took {count(n_calibration, 'token')}, on top of its own"
+        )
     return Row(
         measures=measures,
         scores=scores,
@@ -154,17 +179,6 @@ def _saved(measures: Measures, baseline: Measures | None) -> Score:
     return saved_share([(measures.prompts[key].n_generated, baseline.prompts[key].n_generated) for key in shared])
 
 
-def saved_share(pairs: Seq[tuple[int, int]]) -> Score:
-    """1 - Σ used / Σ reference over (used, reference) pairs, one a prompt, with its bootstrap interval over prompts."""
-    totals = np.array(pairs, dtype=np.float64).reshape(-1, 2)
-    n = len(totals)
-    if n == 0 or totals[:, 1].sum() == 0:
-        return Score(None, None, None, n)
-    used, reference = resampled_sums([totals])[0].T
-    low, high = interval(1.0 - used[reference > 0] / reference[reference > 0])
-    return Score(float(1.0 - totals[:, 0].sum() / totals[:, 1].sum()), float(low), float(high), n)
-
-
 def _difference(a: Measures, b: Measures) -> Difference:
     saved = _saved(a, b)
     tokens = Score(_minus(saved.value), _minus(saved.high), _minus(saved.low), saved.n_prompts)
@@ -172,6 +186,26 @@ def _difference(a: Measures, b: Measures) -> Difference:
     pairs = [(per_prompt(graded_a, score), per_prompt(graded_b, score)) for score in SCORES.values()]
     scores = dict(zip(SCORES, paired_differences(pairs), strict=True))
     return Difference(first=a.label, second=b.label, tokens=tokens, **scores)
+
+
+def _same_tokens(measures: Measures, parallel: Measures) -> SameTokens | None:
+    """None where all samples take fewer tokens, no prompt is shared, or nothing is graded."""
+    shared = {key: parallel.prompts[key] for key in measures.prompts if key in parallel.prompts}
+    n_tokens = sum(measures.prompts[key].n_generated for key in shared)
+    samples = {key: Samples(prompt.graded, prompt.lengths) for key, prompt in shared.items()}
+    subsets = random_subsets(samples, n_tokens, SCORES)
+    if subsets is None or not any(subsets.scores.values()):
+        return None
+    own = {name: per_prompt(_graded(measures), score) for name, score in SCORES.items()}
+    differences = paired_differences((own[name], subsets.scores[name]) for name in SCORES)
+    return SameTokens(
+        experiment=measures.label,
+        parallel=parallel.label,
+        n_tokens=subsets.n_tokens,
+        n_samples=subsets.n_samples,
+        scores={name: mean_score(by_prompt.values()) for name, by_prompt in subsets.scores.items()},
+        differences=dict(zip(SCORES, differences, strict=True)),
+    )
 
 
 def _graded(measures: Measures) -> dict[int, GradedPrompt]:

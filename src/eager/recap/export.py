@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from eager.metrics import Score
-from eager.recap.compare import SCORES, Comparison, Difference, Row
+from eager.recap.compare import SCORES, Comparison, Difference, Row, SameTokens
 
 _COLUMNS = ("experiment", "against", "measure", "value", "low", "high", "n")
 # What begins a formula; the wide signs are East Asian Excel's.
@@ -24,6 +24,7 @@ def as_json(comparison: Comparison) -> str:
     data = {
         "experiments": [_experiment(row) for row in comparison.rows],
         "differences": [asdict(difference) for difference in comparison.differences],
+        "same_tokens": [asdict(same) for same in comparison.same_tokens],
         "problems": findings.problems,
         "notices": findings.notices,
     }
@@ -59,6 +60,8 @@ def as_csv(comparison: Comparison) -> str:
         writer.writerows(map(_harmless, _row_lines(row)))
     for difference in comparison.differences:
         writer.writerows(map(_harmless, _difference_lines(difference)))
+    for same in comparison.same_tokens:
+        writer.writerows(map(_harmless, _same_tokens_lines(same)))
     return text.getvalue()
 
 
@@ -90,6 +93,12 @@ def _row_lines(row: Row) -> Iterator[tuple[Any, ...]]:
 def _difference_lines(difference: Difference) -> Iterator[tuple[Any, ...]]:
     for name in (*SCORES, "tokens"):
         yield difference.first, difference.second, f"difference_{name}", *_score(getattr(difference, name))
+
+
+def _same_tokens_lines(same: SameTokens) -> Iterator[tuple[Any, ...]]:
+    for name in SCORES:
+        yield same.title, "", name, *_score(same.scores[name])
+        yield same.experiment, same.title, f"difference_{name}", *_score(same.differences[name])
 
 
 def _score(score: Score) -> tuple[float | None, float | None, float | None, int]:

@@ -32,12 +32,13 @@ class PromptKeys:
 class PromptMeasure:
     """One prompt's grades and cost. `lenient` are its grades in the lenient reading, where any differs.
 
-    `error` is what was said of the first sequence that failed. `peaks` is (sequences, percentiles), see `correlation`.
+    `lengths` are the tokens generated for each sequence, `error` is what was said of the first one that failed.
+    `peaks` is (sequences, percentiles), see `correlation`.
     """
 
     graded: GradedPrompt
     lenient: GradedPrompt | None
-    n_generated: int
+    lengths: tuple[int, ...]
     n_naive: int
     n_recomputed: int
     n_discarded: int
@@ -49,6 +50,10 @@ class PromptMeasure:
     @property
     def n_sequences(self) -> int:
         return len(self.graded.correct)
+
+    @property
+    def n_generated(self) -> int:
+        return sum(self.lengths)
 
 
 @dataclass(slots=True)
@@ -72,7 +77,7 @@ class Measures:
         self.prompts[key] = PromptMeasure(
             graded=replace(graded_prompt(record), weights=vote_weights(record.sequences)),
             lenient=lenient_prompt(record),
-            n_generated=record.n_tokens,
+            lengths=tuple(sequence.n_own_tokens for sequence in record.sequences),
             n_naive=record.n_tokens_naive,
             n_recomputed=record.n_recomputed,
             n_discarded=record.n_discarded,

@@ -69,6 +69,10 @@ def _scores(comparison: Comparison, is_brief: bool) -> Grid:
         if weighted:
             values.append(_over(row.weighted_cons_at_k, n_prompts))
         grid.rows.append((row.measures.label, *values, percent(scores.pass_rate), f"{n_prompts:,}"))
+    for same in comparison.same_tokens:
+        passed, consensus, rate = map(percent, same.scores.values())
+        n_prompts = same.scores["pass_at_k"].n_prompts
+        grid.rows.append((same.title, passed, consensus, *("" for _ in ("ties", *weighted)), rate, f"{n_prompts:,}"))
     return grid
 
 
@@ -100,6 +104,10 @@ def _differences(comparison: Comparison) -> Grid:
         scores = map(points, (d.pass_at_k, d.cons_at_k, d.pass_rate))
         tokens = percent(d.tokens, signed=True)
         grid.rows.append((f"{d.first} {MINUS} {d.second}", *scores, tokens, f"{d.tokens.n_prompts:,}"))
+    for same in comparison.same_tokens:
+        name = f"{same.experiment} {MINUS} {same.parallel} at its tokens"
+        n_prompts = same.differences["pass_at_k"].n_prompts
+        grid.rows.append((name, *map(points, same.differences.values()), "same", f"{n_prompts:,}"))
     return grid
 
 

@@ -6,13 +6,17 @@ import base64
 import json
 import zlib
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from eager.prefix import common_prefix
 from eager.recap.measure import Measures
+from eager.replay.bounds import PromptBounds, prompt_bounds
+from eager.replay.folder import is_graded, longest
+from eager.replay.tree import replay_parallel, replay_tree
 from eager.store.records import PromptRecord, SequenceRecord
-from eager.types import Branch
+from eager.types import MAX_ENTROPY, Branch, BranchConfig
 from eager.words import one_line, visible
 
 _LISTED_CHARACTERS = 400
@@ -26,12 +30,13 @@ _ENDING_CHARACTERS = 360
 
 @dataclass(slots=True)
 class Branches:
-    """Where one experiment branched."""
+    """Where one experiment branched; and its prompts with fewer sequences, by their number, where that can be told."""
 
     positions: list[int] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
     thresholds: set[float] = field(default_factory=set)
     pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
+    smaller: dict[int, list[PromptBounds]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,31 @@ class Collected:
             branches.thresholds.add(round(branch.threshold, 4))
             if branch.new_token is not None:
                 branches.pairs[branch.kept_token or "", branch.new_token] += 1
+        for max_sequences, bounds in with_fewer_sequences(measures, record):
+            branches.smaller.setdefault(max_sequences, []).append(bounds)
+
+
+def with_fewer_sequences(measures: Measures, record: PromptRecord) -> Iterator[tuple[int, PromptBounds]]:
+    """The prompt replayed at a half of M, a quarter, …; not where sequences were cut, or lie in another order."""
+    experiment, facts = measures.experiment, measures.facts
+    is_known = (
+        not facts.is_published
+        and all(None not in (branch.seq, branch.new_seq) for branch in record.branches)
+        and all(sequence.finish_reason != "cut" for sequence in record.sequences)
+    )
+    if experiment.kind not in ("parallel", "eager_init") or facts.max_sequences is None or not is_known:
+        return
+    # At the recorded threshold no other rule matters: the branches are those that came.
+    rules = BranchConfig(facts.max_sequences, experiment.threshold or MAX_ENTROPY)
+    most_tokens = longest(record, {})
+    fewer = facts.max_sequences // 2
+    while fewer:
+        if experiment.kind == "parallel":
+            replayed = replay_parallel(record, fewer)
+        else:
+            replayed = replay_tree(record, rules, replace(rules, max_sequences=fewer))
+        yield fewer, prompt_bounds(replayed, most_tokens, is_graded=is_graded(record))
+        fewer //= 2
 
 
 # -- what is shown of a prompt once it is opened: its tree, and the text around every fork ----------------------------

@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from eager.metrics import Score, per_prompt, prompt_pass_rate
 from eager.recap.compare import Comparison, Row
 from eager.recap.correlation import PERCENTILES
+from eager.replay.bounds import PromptBounds, replay_result
 from eager.report.collected import Branches
 from eager.report.style import GRID, INK, KIND_COLOURS, KIND_MARKERS, MUTED, RC, line_style
 from eager.words import one_line
@@ -81,8 +82,10 @@ def _legend(figure: Figure, axis: Any) -> None:
 
 
 def tradeoff(comparison: Comparison, branches: Mapping[str, Branches]) -> Figure:
-    """Accuracy against tokens generated, an experiment a point; thresholds of one kind are joined."""
-    del branches
+    """Accuracy against tokens generated, an experiment a point; thresholds of one kind are joined.
+
+    Lines and thin bars are replays with fewer sequences: exact ones, and those between bounds.
+    """
     figure, axes = _figure(3, 3.5)
     for axis, (name, attribute) in zip(
         axes, (("Pass@k", "pass_at_k"), ("Cons@k", "cons_at_k"), ("Pass rate", "pass_rate")), strict=True
@@ -91,6 +94,7 @@ def tradeoff(comparison: Comparison, branches: Mapping[str, Branches]) -> Figure
         _join_thresholds(axis, comparison, attribute)
         for row in comparison.rows:
             _point(axis, row, comparison, getattr(row.scores, attribute))
+            _replays(axis, row, comparison, attribute, branches[row.measures.label].smaller)
         axis.set_xlabel("million tokens generated" if _in_millions(comparison) else "thousand tokens generated")
         axis.set_xlim(0, 1.12 * max(_tokens(row, comparison) for row in comparison.rows) or 1)
         axis.margins(y=0.12)
@@ -129,6 +133,28 @@ def _point(axis: Any, row: Row, comparison: Comparison, score: Score) -> None:
         capsize=3,
         label=name_of(row),
     )
+
+
+def _replays(
+    axis: Any, row: Row, comparison: Comparison, attribute: str, smaller: Mapping[int, list[PromptBounds]]
+) -> None:
+    """With fewer sequences: a line through what is exact, a cross from bound to bound for the rest that has any."""
+    look, unit = _look(row, comparison), 1e6 if _in_millions(comparison) else 1e3
+    exact = [(_tokens(row, comparison), getattr(row.scores, attribute).value)]
+    for prompts in smaller.values():
+        result = replay_result(prompts)
+        low, high = (score.value for score in getattr(result, attribute))
+        if low is None or high is None:
+            continue
+        left, right = (tokens / unit for tokens in result.n_tokens)
+        if result.n_exact == result.n_prompts:
+            exact.append((left, low))
+        elif math.isfinite(right):
+            x, y = (left + right) / 2, (low + high) / 2
+            bars = {"xerr": (right - left) / 2, "yerr": (high - low) / 2}
+            axis.errorbar([x], [y], **bars, fmt="none", color=look["color"], elinewidth=0.8, alpha=0.5)
+    if len(exact) > 1 and exact[0][1] is not None:
+        axis.plot(*zip(*exact, strict=True), marker=".", linewidth=0.8, alpha=0.6, **look)
 
 
 def _join_thresholds(axis: Any, comparison: Comparison, attribute: str) -> None:

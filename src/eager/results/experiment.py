@@ -79,6 +79,7 @@ class Facts:
     """What a folder says of an experiment beside its prompts. None: it does not say.
 
     `n_prompts` is how many there will be, `seconds` what they took so far (a journal says that prompt by prompt).
+    `n_calibration` are the tokens that finding the threshold took.
     """
 
     model_name: str | None
@@ -91,12 +92,14 @@ class Facts:
     seconds: float | None
     is_complete: bool
     is_published: bool
+    n_calibration: int | None
 
     @classmethod
     def of(
         cls, setting: Callable[[str], Any], *, n_prompts: Any, seconds: Any, is_complete: bool, is_published: bool
     ) -> Facts:
         """The facts as a folder gives them, by name through `setting`; a value of another type is not said."""
+        calibration = setting("calibration")
         return cls(
             model_name=_text(setting("model_name")),
             data_name=_text(setting("data_name")),
@@ -108,6 +111,7 @@ class Facts:
             seconds=as_float(seconds),
             is_complete=is_complete,
             is_published=is_published,
+            n_calibration=_int(calibration.get("n_tokens")) if isinstance(calibration, dict) else None,
         )
 
 

@@ -37,7 +37,7 @@ class JournalResults:
         n_prompts = journal.settings.get("n_prompts")
         self._indices = finished_prompts(journal, experiment)
         self.facts = Facts.of(
-            journal.settings.get,
+            {**journal.settings, "calibration": _calibration(journal, experiment)}.get,
             n_prompts=n_prompts,
             seconds=None,
             is_complete=len(self._indices) == n_prompts,
@@ -213,7 +213,7 @@ def _head(journal: Journal, result: ExperimentResult) -> dict[str, Any]:
 
 
 def _extra(journal: Journal, result: ExperimentResult) -> dict[str, Any]:
-    settings = journal.settings
+    settings, calibration = journal.settings, _calibration(journal, result.experiment)
     return {
         "notes": journal.about.get("notes", ""),
         "generation_time_so_far (s)": result.seconds,
@@ -230,4 +230,11 @@ def _extra(journal: Journal, result: ExperimentResult) -> dict[str, Any]:
         },
         "sequences": result.n_sequences,
         "failed_sequences": result.n_errors,
+        **({} if calibration is None else {"calibration": calibration}),
     }
+
+
+def _calibration(journal: Journal, experiment: Experiment) -> dict[str, Any] | None:
+    """How the experiment's threshold was found, where it was; see docs/calibration.md."""
+    found = (entry for entry in journal.about.get("calibration", []) if entry["threshold"] == experiment.threshold)
+    return next(found, None)

@@ -36,8 +36,10 @@ _PUBLISHED = re.compile(
     r"(?:.*_)?(?P<kind>default|aware|aware_more_budget|aware_easy_more_budget)(?P<addon>_ADDON\d+_more_budget)?_results"
     r"(?:__?th(?P<threshold>\d+(?:\.\d+)?))?"
 )
-# Copies and working files that the code evaluations keep beside the results.
-_NOT_RESULTS = re.compile(r"\.|backup_|_tmp_|.*[._-](?:backup|bak|original|samples|eval_results)(?:[._-]|$)")
+# Copies and working files that the code evaluations keep beside the results; and what calibrating leaves.
+_NOT_RESULTS = re.compile(
+    r"\.|backup_|_tmp_|calibration\.json$|.*[._-](?:backup|bak|original|samples|eval_results)(?:[._-]|$)"
+)
 
 # What no honest file reaches: an answer is a line, a branch a few dozen characters. Python's parser takes up to a
 # kilobyte for each character outside strings, and the pattern below a tenth of that for each escape.

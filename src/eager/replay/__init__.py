@@ -1,0 +1,1 @@
+"""Recorded runs under other rules, without a model."""
