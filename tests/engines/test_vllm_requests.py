@@ -238,6 +238,16 @@ def test_room_counts_a_shared_prefix_once():
     assert room.has_room_for_one_more(0)
 
 
+def test_room_is_given_back_where_an_id_is_used_again():
+    """At once, for another prompt: what held it before is gone."""
+    room = Room(1000)
+    for _ in range(50):
+        room.join(0, None, 900)
+        room.leave(0)
+    room.settle()
+    assert room.has_room_for_one_more(0)
+
+
 def test_room_keeps_the_family_of_a_parent_that_ended():
     """Re-opened before the next step, a sequence is still of its family."""
     room = Room(1000)

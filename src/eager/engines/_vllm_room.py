@@ -40,6 +40,9 @@ class Room:
         else:
             family.n_tokens += 1
         family.n_open += 1
+        before = self._members.get(seq_id)
+        if before is not None and before.n_open == 0:  # the id was used since the last step, for something else
+            self._families.discard(before)
         self._left.discard(seq_id)
         self._members[seq_id] = family
         return family
