@@ -1,10 +1,12 @@
 """What engine vllm costs over vLLM itself: watching a sequence, drawing its tokens, growing trees. Run by hand:
 
     python benchmarks/vllm_speed.py --data_path gsm8k.jsonl
+    python benchmarks/vllm_speed.py --data_path gsm8k.jsonl --no_table --few 0 --many 20 --capacity 32
 
-Everything runs on one engine in one process, on the same prompts, in rounds whose parts change their order. Ratios are
-taken within a round; a figure is the median of the rounds' ratios, with the lowest and the highest. Stop tokens are
-switched off, so that every sequence has as many tokens as it is allowed and no figure depends on where texts end.
+The second fills the batch at all times: trees wait for those before them. Everything runs on one engine in one
+process, on the same prompts, in rounds whose parts change their order. Ratios are taken within a round; a figure is the
+median of the rounds' ratios, with the lowest and the highest. Stop tokens are switched off, so that every sequence has
+as many tokens as it is allowed and no figure depends on where texts end.
 """
 
 from __future__ import annotations
@@ -196,9 +198,9 @@ def clock_on_watching() -> Iterator[list[float]]:
     """Seconds of every look at the logits."""
     real, seconds = _vllm_draw.watch_logits, []
 
-    def timed(logits: Any, watched: Any) -> None:
+    def timed(*args: Any) -> None:
         start = time.perf_counter()
-        real(logits, watched)
+        real(*args)
         seconds.append(time.perf_counter() - start)
 
     _vllm_draw.watch_logits = timed
@@ -347,8 +349,8 @@ def options() -> argparse.Namespace:
     parser.add_argument("--entropy_threshold", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=5, help="of each part")
     parser.add_argument("--few", type=int, default=8, help="prompts that are all decoded at once; 0 leaves them out")
-    parser.add_argument("--many", type=int, default=32, help="prompts of which only a part is; 0 leaves them out")
-    parser.add_argument("--at_once", type=int, default=32, help="sequences of the many prompts decoded at once")
+    parser.add_argument("--many", type=int, default=0, help="more prompts than are decoded at once")
+    parser.add_argument("--capacity", type=int, help="sequences that vLLM decodes at once")
     parser.add_argument("--no_table", action="store_true", help="leave out all but trees")
     parser.add_argument("--stepping_prompts", type=int, default=0, help="of the published strategy, prompt by prompt")
     parser.add_argument("--block_size", type=int)
@@ -359,7 +361,13 @@ def options() -> argparse.Namespace:
 def main() -> None:
     args = options()
     start = time.perf_counter()
-    engine = VLLMEngine(args.model_name, max_model_len=2048, block_size=args.block_size, enforce_eager=not args.compile)
+    engine = VLLMEngine(
+        args.model_name,
+        max_model_len=2048,
+        block_size=args.block_size,
+        capacity=args.capacity,
+        enforce_eager=not args.compile,
+    )
     print(f"started in {time.perf_counter() - start:.0f} s; {engine.versions()}; capacity {engine.capacity}")
     engine.stops = Stops(frozenset())
     prompts = read_prompts(engine, args.data_path, max(args.few, args.many, 16))
@@ -373,7 +381,6 @@ def main() -> None:
     if args.few:
         tree_table(engine, prompts[: args.few], args, step_seconds)
     if args.many:
-        engine.capacity = min(engine.capacity, args.at_once)
         tree_table(engine, prompts[: args.many], args, step_seconds)
     if args.stepping_prompts:
         few = prompts[: args.stepping_prompts]

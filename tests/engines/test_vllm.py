@@ -250,10 +250,11 @@ def test_draws_of_many_rows_are_those_of_single_rows(sampling, n_vocab):
 
     from eager.engines._draw import draw
     from eager.engines._vllm_draw import Row, _draw_plain
+    from eager.engines._vllm_top import Scratch
 
     logits = torch.from_numpy(np.random.default_rng(1).normal(size=(32, n_vocab)).astype(np.float32) * 3)
     rows = [Row(seed, sampling, 10, [0] * seed) for seed in range(32)]
-    tokens = _draw_plain(logits, list(range(32)), rows).tolist()
+    tokens = _draw_plain(logits, list(range(32)), rows, Scratch()).tolist()
     assert tokens == [draw(logits[i].numpy(), sampling, row.u) for i, row in enumerate(rows)]
 
 

@@ -108,7 +108,9 @@ def test_an_unmonitored_sequence_costs_nothing_more(engine, monkeypatch):
     looked = []
     real = _vllm_draw.watch_logits
     monkeypatch.setattr(
-        _vllm_draw, "watch_logits", lambda logits, watched: (looked.append(len(watched)), real(logits, watched))
+        _vllm_draw,
+        "watch_logits",
+        lambda logits, watched, *scratch: (looked.append(len(watched)), real(logits, watched, *scratch)),
     )
     first, second = prompts_for(engine, 2)
     engine.open(Request(0, first, SAMPLING, 200, seed=0))

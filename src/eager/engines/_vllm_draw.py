@@ -25,6 +25,7 @@ from eager.engines._vllm_api import (
     VllmConfig,
     process_dict_updates,
 )
+from eager.engines._vllm_top import Scratch
 from eager.engines._vllm_watch import Watch, rows_of, watch_logits
 from eager.randomness import uniform
 from eager.types import SamplingParams
@@ -68,6 +69,7 @@ class CounterDraw(LogitsProcessor):  # type: ignore[misc] # vLLM is not followed
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         self._rows: dict[int, Row] = {}
+        self._scratch = Scratch()
 
     def is_argmax_invariant(self) -> bool:
         return False
@@ -79,16 +81,16 @@ class CounterDraw(LogitsProcessor):  # type: ignore[misc] # vLLM is not followed
         rows = sorted(self._rows.items())  # in the order of the batch, so that a full one need not be copied
         watched = [(i, row.watch, len(row.output_ids)) for i, row in rows if row.watch and row.watch.is_on]
         if watched:
-            watch_logits(logits, watched)
-        draw_rows(logits, dict(rows))
+            watch_logits(logits, watched, self._scratch)
+        draw_rows(logits, dict(rows), self._scratch)
         return logits
 
 
-def draw_rows(logits: torch.Tensor, rows: Mapping[int, Row]) -> None:
+def draw_rows(logits: torch.Tensor, rows: Mapping[int, Row], scratch: Scratch) -> None:
     """Draw a token for each of these rows of `logits`, and make it infinitely likely."""
     plain = [i for i, row in rows.items() if row.sampling.top_p == 1 and row.sampling.top_k == 0]
     if plain:
-        tokens = _draw_plain(logits, plain, [rows[i] for i in plain])
+        tokens = _draw_plain(logits, plain, [rows[i] for i in plain], scratch)
         logits[torch.tensor(plain, device=logits.device), tokens] = math.inf
         _note(rows[i] for i, token in zip(plain, tokens.tolist(), strict=True) if token == _NO_TOKEN)
     for i in rows.keys() - plain:
@@ -124,14 +126,14 @@ def _new_row(params: VLLMSamplingParams, prompt_ids: list[int] | None, output_id
     )
 
 
-def _draw_plain(logits: torch.Tensor, indices: list[int], rows: list[Row]) -> torch.Tensor:
+def _draw_plain(logits: torch.Tensor, indices: list[int], rows: list[Row], scratch: Scratch) -> torch.Tensor:
     """Inverse-CDF draws of all `rows` at once, with temperature and min_p. Returns token ids, shape (rows,).
 
     _NO_TOKEN where a row's largest logit is not finite: then none of its weights is a number, nor is their sum.
 
     Cumulative sums of blocks find the block, those of one block the token: a full cumulative sum is many times slower.
     """
-    weights = _weights(rows_of(logits, indices), rows)
+    weights = _weights(rows_of(logits, indices), rows, scratch)
     missing = -weights.shape[1] % _BLOCK
     if missing:
         weights = torch.nn.functional.pad(weights, (0, missing))
@@ -147,10 +149,10 @@ def _draw_plain(logits: torch.Tensor, indices: list[int], rows: list[Row]) -> to
     return torch.where(ends[:, -1].isfinite(), block * _BLOCK + offset, _NO_TOKEN)
 
 
-def _weights(logits: torch.Tensor, rows: list[Row]) -> torch.Tensor:
+def _weights(logits: torch.Tensor, rows: list[Row], scratch: Scratch) -> torch.Tensor:
     """Unnormalised probabilities; the most likely token of each row weighs 1."""
     inverse = torch.tensor([[1 / row.sampling.temperature] for row in rows], device=logits.device)
-    weights = torch.exp_((logits - logits.amax(dim=-1, keepdim=True)).mul_(inverse))
+    weights = torch.sub(logits, logits.amax(dim=-1, keepdim=True), out=scratch.like(logits)).mul_(inverse).exp_()
     if any(row.sampling.min_p > 0 for row in rows):
         floor = torch.tensor([[row.sampling.min_p] for row in rows], device=logits.device)
         weights.masked_fill_(weights < floor, 0.0)

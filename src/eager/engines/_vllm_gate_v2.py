@@ -26,7 +26,7 @@ from eager.engines._vllm_api import (
     async_tensor_h2d,
 )
 from eager.engines._vllm_draw import DRAW_KEY, Row as DrawRow, draw_rows
-from eager.engines._vllm_top import best_of, entropy_of
+from eager.engines._vllm_top import Scratch, best_of, entropy_of
 from eager.types import SamplingParams
 
 
@@ -99,6 +99,7 @@ class GateV2(V2LogitsProcessor):  # type: ignore[misc] # vLLM is not followed by
         self._states = req_states
         self._device = req_states.device
         self._requests: dict[int, _Request] = {}
+        self._scratch = Scratch()
         self._trees = Trees()
         self._late: deque[_Late] = deque()
         n_trees = MAX_TREES + req_states.max_num_reqs + 1
@@ -140,7 +141,7 @@ class GateV2(V2LogitsProcessor):  # type: ignore[misc] # vLLM is not followed by
             rules = {index: self._requests[slot].rule for index, (slot, _) in here.items()}
             self._gate(logits, ctx, [self._row(index, *here[index], rule) for index, rule in rules.items() if rule])
             drawn = {index: self._requests[slot].drawn_at(n_before) for index, (slot, n_before) in here.items()}
-            draw_rows(logits, {index: row for index, row in drawn.items() if row is not None})
+            draw_rows(logits, {index: row for index, row in drawn.items() if row is not None}, self._scratch)
         return logits
 
     # -- on the host --------------------------------------------------------------------------------------------

@@ -9,14 +9,32 @@ from eager.types import ENTROPY_TOP_K
 _BLOCK = 64
 
 
-def best_with_logprobs(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+class Scratch:
+    """Room for a tensor of the logits' size, kept from step to step.
+
+    To allocate so much anew in every step takes longer than to compute it: the system hands out each page afresh.
+    """
+
+    def __init__(self) -> None:
+        self._room = torch.empty((0, 0))
+
+    def like(self, logits: torch.Tensor) -> torch.Tensor:
+        """float32, of the shape and on the device of `logits`, holding anything; until it is asked for again."""
+        if self._room.device != logits.device or self._room.numel() < logits.numel():
+            self._room = torch.empty(logits.numel(), dtype=torch.float32, device=logits.device)
+        return self._room.flatten()[: logits.numel()].view(logits.shape)
+
+
+def best_with_logprobs(logits: torch.Tensor, scratch: Scratch | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and log-probabilities of the K best of `logits`, raw and of shape (n, vocabulary).
 
     Ids (int64) and log-probabilities (float32) of the whole vocabulary's softmax, to the last bit vLLM's raw ones:
     shape (n, K), in any order. Stays on the logits' device and never waits for it.
     """
     ids = best_ids(logits)
-    return ids, logits.log_softmax(dim=-1, dtype=torch.float32).gather(-1, ids)
+    if scratch is None or logits.dtype != torch.float32:
+        return ids, logits.log_softmax(dim=-1, dtype=torch.float32).gather(-1, ids)
+    return ids, torch.log_softmax(logits, dim=-1, out=scratch.like(logits)).gather(-1, ids)
 
 
 def best_of(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

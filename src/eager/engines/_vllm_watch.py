@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from eager.engines._vllm_top import best_with_logprobs
+from eager.engines._vllm_top import Scratch, best_with_logprobs
 from eager.entropy import top_k_entropy
 from eager.types import ENTROPY_TOP_K
 
@@ -77,9 +77,9 @@ class Watch:
         return rows[index]
 
 
-def watch_logits(logits: torch.Tensor, watched: Seq[tuple[int, Watch, int]]) -> None:
+def watch_logits(logits: torch.Tensor, watched: Seq[tuple[int, Watch, int]], scratch: Scratch | None = None) -> None:
     """Take the rows of `logits`, on the host, raw, (n, vocabulary), that `watched` names: (row, watch, position)."""
-    ids, logprobs = best_with_logprobs(rows_of(logits, [index for index, _, _ in watched]))
+    ids, logprobs = best_with_logprobs(rows_of(logits, [index for index, _, _ in watched]), scratch)
     rows = Rows(ids.cpu(), logprobs.cpu())
     for i, (_, watch, position) in enumerate(watched):
         watch.put(position, rows, i)
