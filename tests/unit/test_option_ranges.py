@@ -49,7 +49,7 @@ def refusal(tmp_path, command: str, option: click.Option, value: str) -> str:
     """What the command says to this value: one line, exit code 2, and nothing but usage before it."""
     (tmp_path / "folder").mkdir(exist_ok=True)
     needed = ["--engine", "scripted", "--model_name", "chain", "--data_name", "demo"]
-    arguments = needed if command == "run" else [str(tmp_path / "folder")]
+    arguments = needed if command in ("run", "calibrate") else [str(tmp_path / "folder")]
     done = CliRunner().invoke(main, [command, *arguments, f"{option.opts[0]}={value}"])
     assert done.exit_code == 2, done.output
     error = done.output.split("Error: ")[1]
@@ -101,6 +101,6 @@ def test_there_are_numbers_to_look_at() -> None:
 @pytest.mark.parametrize("threshold", ["2.995732273554", "2.99574", "3"])
 def test_a_threshold_outside_is_told_as_it_was_given(tmp_path, threshold: str) -> None:
     """All digits of it and of the bound: cut to six it would seem to lie inside."""
-    (option,) = (item.values[1] for item in OPTIONS if item.values[1].name == "entropy_threshold")
+    (option,) = (item.values[1] for item in OPTIONS if item.id == "run-entropy_threshold")
     error = refusal(tmp_path, "run", option, threshold)
     assert error.endswith(f"must be in (0, ln 20 = 2.995732273553991], got {float(threshold)}\n")

@@ -10,7 +10,7 @@ import click
 from eager.cli import CONTEXT_SETTINGS
 from eager.cli.ending import Command
 from eager.cli.options import fit, given_to_engine, run_options
-from eager.cli.values import FiniteFloat
+from eager.cli.values import FiniteRange
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,11 +36,14 @@ _NOT_ASKED = {
 }
 
 
+_SHARE = FiniteRange(0, 1, min_open=True, max_open=True)
+
+
 @click.command("calibrate", cls=Command, context_settings=CONTEXT_SETTINGS)
 @run_options
-@click.option("--target_saving", type=FiniteFloat(), help="Save this share of M samples' tokens.  [default: 0.4]")
-@click.option("--target_sequences", type=FiniteFloat(), help="Take so many sequences a prompt on average.")
-@click.option("--quantile", type=FiniteFloat(), help="Leave this share of all tokens' entropies below the threshold.")
+@click.option("--target_saving", type=_SHARE, help="Save this share of M samples' tokens.  [default: 0.4]")
+@click.option("--target_sequences", type=FiniteRange(1, 100_000), help="Take so many sequences a prompt on average.")
+@click.option("--quantile", type=_SHARE, help="Leave this share of all tokens' entropies below the threshold.")
 def command(**options: Any) -> None:
     """Say what thresholds would cost a prompt, and recommend the lowest that keeps to a target.
 

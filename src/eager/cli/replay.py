@@ -13,7 +13,8 @@ import click
 from eager.cli import CONTEXT_SETTINGS
 from eager.cli.ending import Command
 from eager.cli.recap import FOLDER, finish, wide_console
-from eager.cli.values import CommaSeparated, FiniteFloat
+from eager.cli.values import CommaSeparated, FiniteRange
+from eager.types import MAX_ENTROPY
 
 if TYPE_CHECKING:
     from eager.replay.bounds import Bounds, ScoreBounds
@@ -25,14 +26,14 @@ if TYPE_CHECKING:
 @click.argument("folder", metavar="FOLDER", type=FOLDER)
 @click.option(
     "--max_sequences",
-    type=CommaSeparated(click.IntRange(min=1)),
+    type=CommaSeparated(click.IntRange(1, 100_000)),
     default=(),
     show_default="as recorded",
     help="M: as many as recorded, or fewer.",
 )
 @click.option(
     "--entropy_threshold",
-    type=CommaSeparated(FiniteFloat()),
+    type=CommaSeparated(FiniteRange(0, MAX_ENTROPY, min_open=True)),
     default=(),
     show_default="as recorded",
     help="As recorded, or higher.",
