@@ -89,7 +89,7 @@ def test_a_calibration_of_other_settings_is_refused(tmp_path, data):
     [
         (["--target_saving", "0.9"], "no threshold saves 90 % where a prompt has 6 sequences at most"),
         (["--target_saving", "0.3", "--quantile", "0.9"], "give one of --target_saving"),
-        (["--target_sequences", "0"], "at least 1 sequence"),
+        (["--target_sequences", "0"], "is not in the range 1<=x<=100000"),
         (["--limit", "0"], "--limit"),
     ],
 )
