@@ -180,7 +180,7 @@ _OPTIONS = [
     click.option(
         "--limit",
         type=_COUNT,
-        help="Only the first problems; a folder keeps their number (docs/results.md says why).",
+        help="Only the first problems; a folder keeps their number (docs/running.md says why).",
     ),
     click.option(
         "--instruction",

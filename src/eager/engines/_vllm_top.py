@@ -10,19 +10,16 @@ _BLOCK = 64
 
 
 class Scratch:
-    """Room for a tensor of the logits' size, kept from step to step.
-
-    To allocate so much anew in every step takes longer than to compute it: the system hands out each page afresh.
-    """
+    """Room for a tensor of the logits' size, kept from step to step; docs/engines.md has what that saves."""
 
     def __init__(self) -> None:
-        self._room = torch.empty((0, 0))
+        self._room = torch.empty(0)
 
     def like(self, logits: torch.Tensor) -> torch.Tensor:
         """float32, of the shape and on the device of `logits`, holding anything; until it is asked for again."""
         if self._room.device != logits.device or self._room.numel() < logits.numel():
             self._room = torch.empty(logits.numel(), dtype=torch.float32, device=logits.device)
-        return self._room.flatten()[: logits.numel()].view(logits.shape)
+        return self._room[: logits.numel()].view(logits.shape)
 
 
 def best_with_logprobs(logits: torch.Tensor, scratch: Scratch | None = None) -> tuple[torch.Tensor, torch.Tensor]:
