@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
 from eager.engines._draw import NoDistributionError, best_k, draw
@@ -33,7 +33,7 @@ def test_draw_inverts_the_cumulative_distribution(row, u, temperature):
 
 
 def nucleus(row, sampling):
-    """The tokens that may be drawn, by sorting."""
+    """The tokens that may be drawn, by sorting: all of them at a `top_p` of 1, however little the last ones weigh."""
     p = np.exp((row.astype(np.float64) - row.max()) / sampling.temperature)
     order = [i for i in np.argsort(-p, kind="stable") if p[i] >= sampling.min_p]
     order = order[: sampling.top_k or None]
@@ -41,7 +41,7 @@ def nucleus(row, sampling):
     for i in order:
         kept.append(int(i))
         mass += p[i]
-        if mass >= sampling.top_p * total:
+        if sampling.top_p < 1 and mass >= sampling.top_p * total:
             break
     return kept
 
@@ -53,6 +53,7 @@ _STEPS = st.integers(-512, 512).map(lambda step: step / 64)  # so far apart that
     hnp.arrays(np.float32, st.integers(1, 200), elements=_STEPS, unique=True),
     st.builds(SamplingParams, st.floats(0.3, 2), st.floats(0.05, 1), st.integers(0, 50), st.floats(0, 0.5)),
 )
+@example(np.array([-3.203125, 8], dtype=np.float32), SamplingParams(0.3046875))  # u = 0 draws a weight of 1e-16
 @settings(deadline=None, max_examples=200)
 def test_truncation_keeps_the_nucleus(row, sampling):
     """min_p, top_k and top_p, in this order: draws cover what sorting keeps (rounding at its edge aside)."""
