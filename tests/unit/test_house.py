@@ -32,6 +32,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 ENVIRONMENT = {
     "child.py": "other Pythons get it without what would lead them astray, or with what keeps them on their way",
     "machine.py": "where the user wants caches",
+    "engines/_llama_library.py": "llama.cpp's threads are set by variables, read when it is loaded",
     "engines/_native_check.py": "where llama-cpp-python looks for its library",
     "engines/_vllm_api.py": "vLLM is set by variables, and reads them when it is imported",
 }
