@@ -21,8 +21,8 @@ def new_params(request, watch):
     return SimpleNamespace(max_tokens=n_allowed, stop_token_ids=[STOP], logprobs=logprobs, watch=watch)
 
 
-def requests_on(llm, max_model_len=1000):
-    return Requests(llm, new_params, refusals=Refusals(N_VOCAB, max_model_len), room=Room(10_000))
+def requests_on(llm, max_model_len=1000, capacity=100):
+    return Requests(llm, new_params, refusals=Refusals(N_VOCAB, max_model_len), room=Room(10_000), capacity=capacity)
 
 
 def open_one(requests, seq_id=0, ids=(1,) * 8, *, max_length=100, parent=None, monitor=True):
@@ -127,7 +127,7 @@ def test_a_sequence_that_vllm_refuses_is_an_error_record(error):
         always(5, best(5)), refuses=lambda ids: error("too odd (by half)\nand more lines") if 9 in ids else None
     )
     refusals = Refusals(N_VOCAB, 1000)
-    requests = Requests(llm, new_params, refusals=refusals, room=Room(10_000), errors_of_requests=(error,))
+    requests = Requests(llm, new_params, refusals=refusals, room=Room(10_000), capacity=9, errors_of_requests=(error,))
     open_one(requests, 0, [9, 4])
     open_one(requests, 1)
     failed, good = requests.step()
@@ -220,6 +220,63 @@ def test_a_broken_vllm_is_asked_nothing_more():
     assert requests.forget_all() == 2
     requests.close(0)
     assert len(requests) == 0
+
+
+def decoded(requests):
+    return [delta.seq_id for delta in requests.step()]
+
+
+def test_the_oldest_families_that_fit_are_decoded_whole():
+    """A family that outgrows the room makes the youngest wait with all its sequences; none of it runs ahead."""
+    requests = requests_on(FakeLLM(lambda ids: (len(ids), best(len(ids)))), capacity=4)
+    for root in (0, 10, 20):
+        open_one(requests, root, [1] * (root + 4), max_length=root + 9)
+    assert decoded(requests) == [0, 10, 20]
+    open_one(requests, 21, [1] * 25, parent=20, max_length=29)
+    assert decoded(requests) == [0, 10, 20, 21]
+    open_one(requests, 11, [1] * 15, parent=10, max_length=19)
+    assert decoded(requests) == [0, 10, 11]
+    assert decoded(requests) == [0, 10, 11]
+    assert decoded(requests) == [0, 10, 11]  # the first has all its tokens
+    after = [requests.step() for _ in range(3)]
+    assert [[(delta.seq_id, ids_of(delta)) for delta in step] for step in after] == [
+        [(11, [18]), (20, [26]), (21, [26])],
+        [(20, [27]), (21, [27])],
+        [(20, [28]), (21, [28])],
+    ]
+
+
+def test_who_waited_goes_on_where_it_was():
+    """From the tokens it had, watched as before; only what has been through the model counts as recomputed."""
+    llm = FakeLLM(lambda ids: (len(ids), best(len(ids))))
+    requests = requests_on(llm, capacity=2)
+    open_one(requests, 0, [1] * 4, max_length=7)
+    open_one(requests, 10, [1] * 20)
+    open_one(requests, 20, [1] * 20)
+    assert decoded(requests) == [0, 10]
+    requests.unmonitor(10)
+    open_one(requests, 1, [1] * 4, parent=0, max_length=7)
+    assert decoded(requests) == [0, 1]
+    requests.close(1)
+    deltas = requests.step()
+    assert [(d.seq_id, ids_of(d), d.recomputed, d.tokens[0].entropy is None) for d in deltas] == [
+        (0, [6], 0, False),
+        (10, [21], 20 - 16, True),
+    ]
+    assert [(d.seq_id, ids_of(d), d.recomputed) for d in requests.step()] == [(10, [22], 0), (20, [20], 0)]
+
+
+def test_a_family_larger_than_the_room_is_decoded_all_the_same():
+    """vLLM queues what is too much of it; and a sequence that waits can be closed, and is delivered no more."""
+    requests = requests_on(FakeLLM(always(5, best(5))), capacity=2)
+    for seq_id in range(4):
+        open_one(requests, seq_id, [1] * 4, parent=0 if seq_id else None)
+    open_one(requests, 9, [1] * 4)
+    assert decoded(requests) == [0, 1, 2, 3]
+    requests.close(9)
+    for seq_id in range(4):
+        requests.close(seq_id)
+    assert decoded(requests) == []
 
 
 def test_room_counts_a_shared_prefix_once():

@@ -227,7 +227,7 @@ def test_a_token_without_a_row_is_an_error():
     def params(request, watch):
         return SimpleNamespace(max_tokens=8, stop_token_ids=[2], logprobs=None)
 
-    requests = Requests(llm, params, refusals=Refusals(N_VOCAB, 100), room=Room(1000))
+    requests = Requests(llm, params, refusals=Refusals(N_VOCAB, 100), room=Room(1000), capacity=9)
     requests.open(Request(0, [1, 2], SAMPLING, 10, seed=1))
     with pytest.raises(EngineError, match="token 0 of sequence 0 and nobody saw its logits"):
         requests.step()

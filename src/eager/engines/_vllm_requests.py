@@ -1,14 +1,15 @@
 """Sequences as vLLM requests: opening and aborting them, and turning what vLLM returns into deltas.
 
 A sequence that is opened again is a new request under a new id, so that whatever still comes for the old one is known
-to be stale. `llm` is vLLM's `LLMEngine` or, in tests, anything with its `add_request`, `abort_request`, `step` and
-`has_unfinished_requests`.
+to be stale. Sequences beyond the capacity wait here, whole families of them, and not in vLLM's own queue: where one
+sequence of a tree waits and the others go on, a branch throws away what these ran ahead. `llm` is vLLM's `LLMEngine`
+or, in tests, anything with its `add_request`, `abort_request`, `step` and `has_unfinished_requests`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from eager.engines._draw import NO_DISTRIBUTION
@@ -27,21 +28,31 @@ _FINISH: dict[str | None, FinishReason | None] = {None: None, "stop": "stop", "l
 
 @dataclass(slots=True, eq=False)
 class _Sequence:
-    """An open sequence; `n_tokens` of its request are delivered."""
+    """An open sequence; `token_ids` of its request are delivered. It waits while it has no `request_id`."""
 
-    seq_id: int
-    request_id: str
-    prefix_length: int
-    is_continued: bool
-    watch: Watch
+    request: Request
     family: Family
+    watch: Watch
+    is_continued: bool
+    request_id: str | None = None
     has_begun: bool = False
-    n_tokens: int = 0
+    token_ids: list[int] = field(default_factory=list)
     discarded: int = 0
 
     @property
+    def seq_id(self) -> int:
+        return self.request.seq_id
+
+    @property
     def length(self) -> int:
-        return self.prefix_length + self.n_tokens
+        return len(self.request.token_ids) + len(self.token_ids)
+
+    def wait(self) -> None:
+        """Go on later, as a request on all there is so far."""
+        self.request = replace(self.request, token_ids=[*self.request.token_ids, *self.token_ids])
+        self.watch, self.token_ids = Watch(self.watch.is_on), []
+        self.is_continued = self.is_continued or self.has_begun
+        self.has_begun, self.request_id = False, None
 
 
 class Requests:
@@ -54,16 +65,18 @@ class Requests:
         *,
         refusals: Refusals,
         room: Room,
+        capacity: int,
         errors_of_requests: tuple[type[Exception], ...] = (ValueError,),
     ) -> None:
-        """`errors_of_requests`: what `llm` raises of a request that it refuses."""
+        """`capacity`: sequences decoded at once. `errors_of_requests`: what `llm` raises of a request it refuses."""
         self._llm = llm
         self._new_params = new_params
         self._refusals = refusals
         self._room = room
+        self._capacity = capacity
         self._errors_of_requests = errors_of_requests
         self._open: dict[int, _Sequence] = {}
-        self._by_id: dict[str, _Sequence] = {}
+        self._by_id: dict[str, _Sequence] = {}  # all of these but those that wait
         self._n_requests = 0
         self._is_whole = True
 
@@ -72,28 +85,25 @@ class Requests:
 
     def open(self, request: Request) -> None:
         self._mend()
-        seq_id, n_prefix = request.seq_id, len(request.token_ids)
+        seq_id = request.seq_id
         family = self._room.family_of(request.parent)
         self.close(seq_id)
         if self._refusals.refuses(request):
             return
-        self._n_requests += 1
-        request_id = f"{seq_id}-{self._n_requests}"
-        watch = Watch(request.monitor)
-        error = self._add(request_id, request.token_ids, self._new_params(request, watch))
-        if error:
-            self._refusals.add(seq_id, error)
-            return
-        family = self._room.join(seq_id, family, n_prefix)
-        sequence = _Sequence(seq_id, request_id, n_prefix, request.parent is not None, watch, family)
-        self._open[seq_id] = self._by_id[request_id] = sequence
+        family = self._room.join(seq_id, family, len(request.token_ids))
+        sequence = _Sequence(request, family, Watch(request.monitor), request.parent is not None)
+        any_waits = self._any_waits
+        self._open[seq_id] = sequence
+        if not any_waits and len(self._by_id) < self._capacity:
+            self._start(sequence)
 
     def close(self, seq_id: int) -> None:
         self._refusals.forget(seq_id)
         sequence = self._open.get(seq_id)
         if sequence is not None:
             self._forget(sequence)
-            self._llm.abort_request([sequence.request_id])
+            if sequence.request_id is not None:
+                self._llm.abort_request([sequence.request_id])
 
     def forget_all(self) -> int:
         """vLLM broke: it is asked nothing more about what was open. Returns how many sequences that were."""
@@ -111,7 +121,9 @@ class Requests:
         self._mend()
         self._is_whole = False
         self._room.settle()
-        outputs = self._llm.step() if self._open else ()
+        if self._any_waits:
+            self._arrange()
+        outputs = self._llm.step() if self._by_id else ()
         deltas = self._refusals.take()
         known = [(self._by_id.get(output.request_id), output) for output in outputs]
         watch_logprobs(_returned(known))
@@ -123,14 +135,52 @@ class Requests:
         self._is_whole = True
         return deltas
 
-    def _add(self, request_id: str, token_ids: Seq[int], params: Any) -> str | None:
-        """Hand the request to vLLM; what is wrong with it, or None."""
-        prompt = {"type": "token", "prompt_token_ids": list(token_ids)}
+    # -- who is decoded, and who waits --------------------------------------------------------------------------
+
+    @property
+    def _any_waits(self) -> bool:
+        return len(self._by_id) < len(self._open)
+
+    def _arrange(self) -> None:
+        """Decode the oldest families that fit, each of them whole; the others wait.
+
+        What is too much of a family that is larger than the capacity is left to vLLM's queue.
+        """
+        families: dict[Family, list[_Sequence]] = {}
+        for sequence in self._open.values():
+            families.setdefault(sequence.family, []).append(sequence)
+        n_decoded = 0
+        for family in sorted(families, key=lambda family: family.number):
+            members = families[family]
+            fits = n_decoded == 0 or n_decoded + len(members) <= self._capacity
+            n_decoded += len(members) if fits else 0
+            for sequence in members:
+                if fits and sequence.request_id is None:
+                    self._start(sequence)
+                elif not fits and sequence.request_id is not None:
+                    self._hold(sequence, sequence.request_id)
+
+    def _start(self, sequence: _Sequence) -> None:
+        """Hand the sequence to vLLM; what is wrong with it, if anything, goes into its record."""
+        self._n_requests += 1
+        request, request_id = sequence.request, f"{sequence.seq_id}-{self._n_requests}"
+        prompt = {"type": "token", "prompt_token_ids": list(request.token_ids)}
         try:
-            self._llm.add_request(request_id, prompt, params)
+            self._llm.add_request(request_id, prompt, self._new_params(request, sequence.watch))
         except self._errors_of_requests as error:
-            return f"vLLM refuses a sequence of {len(token_ids)} tokens: {first_line(error)}"
-        return None
+            self._forget(sequence)
+            refused = f"vLLM refuses a sequence of {len(request.token_ids)} tokens: {first_line(error)}"
+            self._refusals.add(sequence.seq_id, refused)
+            return
+        sequence.request_id = request_id
+        self._by_id[request_id] = sequence
+
+    def _hold(self, sequence: _Sequence, request_id: str) -> None:
+        del self._by_id[request_id]
+        self._llm.abort_request([request_id])
+        sequence.wait()
+
+    # -- what vLLM returns --------------------------------------------------------------------------------------
 
     def _delta(self, sequence: _Sequence, output: Any) -> Delta:
         completion = output.outputs[0]
@@ -139,10 +189,11 @@ class Requests:
             sequence.has_begun = True
             if sequence.is_continued:
                 # Of a continued sequence the last token is new; the rest has been through the model before.
-                delta.recomputed = max(0, sequence.prefix_length - 1 - (output.num_cached_tokens or 0))
+                n_prefix = len(sequence.request.token_ids)
+                delta.recomputed = max(0, n_prefix - 1 - (output.num_cached_tokens or 0))
         delta.discarded, sequence.discarded = sequence.discarded, 0
         sequence.family.n_tokens += len(delta.tokens)
-        sequence.n_tokens += len(delta.tokens)
+        sequence.token_ids += [token.id for token in delta.tokens]
         if len(delta.tokens) < len(completion.token_ids):
             self._fail(sequence, delta, is_over=completion.finish_reason is not None)
         elif completion.finish_reason is not None:
@@ -153,7 +204,7 @@ class Requests:
         finish = _FINISH.get(reason, "error")
         delta.finish_reason = finish
         if finish == "error":
-            delta.error = f"vLLM ended the sequence after {sequence.prefix_length} tokens with '{reason}'"
+            delta.error = f"vLLM ended the sequence after {len(sequence.request.token_ids)} tokens with '{reason}'"
         self._forget(sequence)
 
     def _fail(self, sequence: _Sequence, delta: Delta, *, is_over: bool) -> None:
@@ -184,7 +235,9 @@ class Requests:
             sequence.discarded += len(output.outputs[0].token_ids)
 
     def _forget(self, sequence: _Sequence) -> None:
-        del self._open[sequence.seq_id], self._by_id[sequence.request_id]
+        del self._open[sequence.seq_id]
+        if sequence.request_id is not None:
+            del self._by_id[sequence.request_id]
         self._room.leave(sequence.seq_id)
 
 
@@ -192,12 +245,12 @@ def _returned(known: Iterable[tuple[_Sequence | None, Any]]) -> Iterator[tuple[W
     """The log-probabilities that vLLM returned for watched sequences, as `watch_logprobs` takes them."""
     for sequence, output in known:
         if sequence is not None and sequence.watch.is_on and output.outputs[0].logprobs is not None:
-            yield sequence.watch, sequence.n_tokens, output.outputs[0].logprobs
+            yield sequence.watch, len(sequence.token_ids), output.outputs[0].logprobs
 
 
 def _tokens(sequence: _Sequence, token_ids: Seq[int]) -> list[Token]:
     """What was decoded, as far as there was a distribution to draw from."""
-    watch, start = sequence.watch, sequence.n_tokens
+    watch, start = sequence.watch, len(sequence.token_ids)
     if watch.fault is not None:
         token_ids = token_ids[: max(0, watch.fault - start)]
     if not watch.is_on:

@@ -14,8 +14,12 @@ _TOKENS_KEPT_FREE = 32  # a sequence: it will grow
 
 @dataclass(slots=True, eq=False)
 class Family:
-    """Sequences that share a prefix; `n_tokens` counts it once, and what ended members have left too."""
+    """Sequences that share a prefix; `n_tokens` counts it once, and what ended members have left too.
 
+    `number`: the older, the smaller.
+    """
+
+    number: int
     n_open: int = 0
     n_tokens: int = 0
 
@@ -27,6 +31,7 @@ class Room:
         self._n_cells = n_cells
         self._families: set[Family] = set()
         self._members: dict[int, Family] = {}
+        self._n_made = 0
         self._left: set[int] = set()  # since the last step: they may still become parents
 
     def family_of(self, seq_id: int | None) -> Family | None:
@@ -35,7 +40,8 @@ class Room:
     def join(self, seq_id: int, family: Family | None, n_tokens: int) -> Family:
         """`seq_id` begins with `n_tokens` tokens, all but one of them shared with its family."""
         if family is None:
-            family = Family(0, n_tokens)
+            self._n_made += 1
+            family = Family(self._n_made, 0, n_tokens)
             self._families.add(family)
         else:
             family.n_tokens += 1

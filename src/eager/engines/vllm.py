@@ -66,6 +66,7 @@ class VLLMEngine(Engine):
             self._new_params,
             refusals=Refusals(self._n_vocab, self.max_model_len),
             room=self._room,
+            capacity=self.capacity,
             errors_of_requests=(VLLMClientError, ValueError),
         )
 
