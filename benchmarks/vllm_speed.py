@@ -1,7 +1,7 @@
 """What engine vllm costs over vLLM itself: watching a sequence, drawing its tokens, growing trees. Run by hand:
 
     python benchmarks/vllm_speed.py --data_path gsm8k.jsonl
-    python benchmarks/vllm_speed.py --data_path gsm8k.jsonl --no_table --few 0 --many 20 --capacity 32
+    python benchmarks/vllm_speed.py --data_path gsm8k.jsonl --few 0 --many 20 --capacity 32 --max_tokens 192
 
 The second fills the batch at all times: trees wait for those before them. Everything runs on one engine in one
 process, on the same prompts, in rounds whose parts change their order. Ratios are taken within a round; a figure is the
@@ -90,7 +90,8 @@ def decoding_rate(engine: VLLMEngine, prompts: list[Prompt], n: int, n_tokens: i
 
 def decoding_table(engine: VLLMEngine, prompts: list[Prompt], rounds: int) -> dict[int, float]:
     """Prints the table; returns the seconds of a step of so many unwatched sequences."""
-    print("\nopen   drawn, t/s   drawn / vLLM's own       entropies / drawn        20 logprobs / drawn", flush=True)
+    heads = ("drawn / vLLM's own", "entropies / drawn", "entropies / vLLM's own", "20 logprobs / drawn")
+    print("\nopen   drawn, t/s   " + "  ".join(f"{head:<23}" for head in heads), flush=True)
     seconds = {}
     for n in (size for size in _SIZES if size <= engine.capacity):
         n_tokens = 64 if n < 32 else 32
@@ -101,7 +102,7 @@ def decoding_table(engine: VLLMEngine, prompts: list[Prompt], rounds: int) -> di
         seconds[n] = n / statistics.median(rates["drawn"] for rates in found)
         ratios = [
             spread(rates[above] / rates[below] for rates in found)
-            for above, below in (("drawn", "vLLM's own"), ("entropies", "drawn"), ("20 logprobs", "drawn"))
+            for above, below in (head.split(" / ") for head in heads)
         ]
         print(f"{n:>4}{n / seconds[n]:>13.1f}   " + "  ".join(f"{ratio:<23}" for ratio in ratios), flush=True)
     return seconds
