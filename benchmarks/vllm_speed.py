@@ -26,7 +26,7 @@ import numpy as np
 from eager.engines import _vllm_draw
 from eager.engines.vllm import VLLMEngine
 from eager.entropy import top_k_entropy
-from eager.generate import Generator
+from eager.generator import Generator
 from eager.types import BranchConfig, Generation, Request, SamplingParams, Stops, TreeJob
 
 Prompt = tuple[int, ...]

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from eager.budget import SETTLED, ExtraRounds, adapt_shares, label_shares
 from eager.engines import Engine
 from eager.errors import EagerError
-from eager.generate import Generator, Progress
+from eager.generator import Generator, Progress
 from eager.grading import MathGrader
 from eager.recording import Clock, Recorder
 from eager.results.experiment import KINDS, PUBLISHED_KINDS, Experiment, shortest

@@ -11,7 +11,7 @@ from engine_factory import break_off_steps, check_shut, make_engine, spoil_logit
 
 from eager.engines import EngineError
 from eager.entropy import top_k_entropy
-from eager.generate import Generator
+from eager.generator import Generator
 from eager.types import ENTROPY_TOP_K, TEMPERATURES, BranchConfig, Request, SamplingParams, Token, TreeJob
 
 SAMPLING = SamplingParams(temperature=0.8)

@@ -25,7 +25,7 @@ from eager.engines._vllm_room import Room
 from eager.engines._vllm_watch import Watch
 from eager.engines._vllm_watch_v2 import LogitsWatch
 from eager.entropy import top_k_entropy
-from eager.generate import Generator
+from eager.generator import Generator
 from eager.types import BranchConfig, Request, SamplingParams, TreeJob
 
 SAMPLING = SamplingParams(temperature=0.8)

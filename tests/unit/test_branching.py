@@ -11,7 +11,7 @@ from eager.branch_rules import BRANCH_RULES
 from eager.branching import Brancher
 from eager.engines.scripted import ScriptedEngine, draw_scripted
 from eager.entropy import RunningPercentile
-from eager.generate import Generator
+from eager.generator import Generator
 from eager.randomness import sequence_seed, uniform
 from eager.types import (
     MAX_ENTROPY,

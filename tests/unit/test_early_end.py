@@ -10,7 +10,7 @@ from test_branching import END, PROMPT, STOPS, grow, job_of, noisy, trees
 from eager.branching import Brancher
 from eager.engines.scripted import ScriptedEngine
 from eager.entropy import top_k_varentropy
-from eager.generate import Generator
+from eager.generator import Generator
 from eager.types import BranchConfig, Delta, Generation, SequenceResult, Token
 
 seeds = st.integers(0, 10**6)
