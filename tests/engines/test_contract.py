@@ -98,6 +98,7 @@ def test_monitored_tokens_come_with_entropy_and_the_k_best(engine):
         assert token.entropy == pytest.approx(float(top_k_entropy(token.best_logprobs)), abs=1e-4)
         assert {type(i) for i in (token.id, *token.best_ids)} == {int}
         assert {type(x) for x in (token.entropy, *token.best_logprobs)} == {float}
+        assert token.logprob is None or token.logprob == pytest.approx(token.logprob_of(token.id), abs=1e-5)
 
 
 def test_the_best_do_not_depend_on_sampling(engine):
