@@ -277,7 +277,7 @@ class Brancher:
             self._actions.append(Open(sequence.index, tokens, parent=sequence.index, monitor=monitor))
 
     def _settle(self, sequence: _Sequence, kept: int, drawn: Token, entropy: float) -> None:
-        """The sequence has `kept` for good, whatever was drawn; it is monitored no more when it ends or stops thinking."""
+        """The sequence has `kept` for good; it is monitored no more when it ends or stops thinking."""
         self._keep(sequence, kept, drawn, entropy)
         if sequence.final is not None and not sequence.pending:
             self._retire(sequence)

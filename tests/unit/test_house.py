@@ -24,6 +24,7 @@ LAYERS = [
     {"recording", "voting", "experiments", "code_eval", "replay"},
     {"calibrate"},
     {"recap", "report"},
+    {"api", "integrations"},
     {"cli", "server"},
     {"__main__"},
 ]
