@@ -16,7 +16,7 @@ LAYERS = [
     {"types", "entropy", "randomness", "prefix", "words", "errors", "machine", "child", "atomic"},
     {"branching", "branch_rules", "budget"},
     {"engines"},
-    {"generator"},
+    {"generator", "texts"},
     {"metrics"},
     {"grading", "tasks"},
     {"store"},

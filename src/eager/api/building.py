@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from eager.api.trees import Sequence, Tree
 from eager.engines import Engine
-from eager.recording import shifted, text_of, with_text
+from eager.texts import shifted, text_of, with_text
 from eager.types import Branch, BranchRule, Generation, SequenceResult, TreeJob
 
 

@@ -12,7 +12,7 @@ from eager.api.building import forced_positions, sequence_of
 from eager.api.trees import Sequence, Tree
 from eager.engines import Engine
 from eager.generator import Generator, Progress, Step
-from eager.recording import with_tokens
+from eager.texts import with_tokens
 from eager.types import Branch, Generation, TreeJob
 
 
