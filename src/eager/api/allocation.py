@@ -155,8 +155,7 @@ def _check(trees: Seq[Tree]) -> None:
         raise ApiError("two of the trees are of one prompt: give all that one call of generate returned, each once")
     if len({tree.branching for tree in trees}) > 1:
         raise ApiError("the trees were grown by different rules: give those that one call of generate returned")
-    most = trees[0].branching.max_sequences
-    if any(len(tree.sequences) > most for tree in trees):
+    if any(len(tree.sequences) > tree.n_init for tree in trees):
         raise ApiError("some trees have their share already: give them as generate returned them")
 
 

@@ -41,6 +41,7 @@ def tree_of(engine: Engine, job: TreeJob, generation: Generation, before: Tree |
         sampling=job.sampling,
         seed=job.seed,
         max_length=job.max_length,
+        n_init=len(sequences),
         recomputed=generation.recomputed,
         discarded=generation.discarded,
     )

@@ -14,7 +14,8 @@ from eager.api.trees import Sequence, Tree
 from eager.types import Branch, BranchConfig, SamplingParams
 
 _FORM = 1
-_BY_TOKEN = ("token_ids", "entropies", "logprobs", "forced")
+_NUMBER_OR_NONE = (float, int, type(None))
+_BY_TOKEN = {"token_ids": (int,), "entropies": _NUMBER_OR_NONE, "logprobs": _NUMBER_OR_NONE, "forced": (bool,)}
 _PLAIN = ("parent", "fork", "text", "finish_reason", "error")
 
 
@@ -28,7 +29,7 @@ def from_json(line: str) -> Tree:
     """The tree that `to_json` wrote. Raises ApiError where the line is none of its."""
     try:
         return _tree(json.loads(line))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ApiError(f"this line is no tree that to_json wrote ({type(error).__name__}: {error})") from None
 
 
@@ -62,6 +63,8 @@ def _sequence(item: dict[str, Any], earlier: list[Sequence]) -> Sequence:
     own: dict[str, tuple[Any, ...]] = {name: tuple(item.pop(name)) for name in _BY_TOKEN}
     if not is_sound or len(set(map(len, own.values()))) != 1:
         raise ValueError(f"sequence {len(earlier)} does not fit to its parent or has lists of different lengths")
+    if any(type(value) not in kinds for name, kinds in _BY_TOKEN.items() for value in own[name]):
+        raise TypeError(f"sequence {len(earlier)} has something else than numbers among its tokens")
     inherited = {name: getattr(earlier[parent], name)[:fork] if fork else () for name in _BY_TOKEN}
     whole: dict[str, Any] = {**item, **{name: inherited[name] + own[name] for name in _BY_TOKEN}}
     return Sequence(index=len(earlier), **whole)

@@ -63,8 +63,8 @@ class Tree:
     """A prompt's sequences in the order of their birth, the branches between them, and what they were drawn with.
 
     Several sequences have no parent where they were sampled side by side, or after `allocate`, which adds further trees
-    to the first. `branching` are then still the rules of the first. `recomputed` and `discarded` count tokens the
-    engine spent on forking beyond those kept.
+    behind the first `n_init` sequences; `branching` are then still the rules of those. `recomputed` and `discarded`
+    count tokens the engine spent on forking beyond those kept.
     """
 
     prompt_index: int
@@ -76,6 +76,7 @@ class Tree:
     sampling: SamplingParams
     seed: int
     max_length: int
+    n_init: int
     recomputed: int = 0
     discarded: int = 0
 
