@@ -183,7 +183,7 @@ def grown(seed: int, engine: ScriptedEngine, n: int = 6, **rules: object) -> lis
 @given(st.integers(0, 10**6), st.integers(1, 8), st.booleans())
 @settings(max_examples=40, deadline=None)
 def test_no_second_stage_exceeds_the_budget_or_changes_the_first(seed, most, with_grader):
-    """M sequences a prompt in all; the first ones stay, extra ones are numbered on and have parents among themselves."""
+    """M sequences a prompt in all; the first ones stay, extra ones are numbered on, with parents among themselves."""
     engine = noisy_engine(seed)
     trees = grown(seed, engine, max_sequences=most)
     grader = (lambda tree, sequence: tree.prompt_index % 3 == 0) if with_grader else None
