@@ -198,10 +198,11 @@ def clock_on_watching() -> Iterator[list[float]]:
     """Seconds of every look at the logits."""
     real, seconds = _vllm_draw.watch_logits, []
 
-    def timed(*args: Any) -> None:
+    def timed(*args: Any) -> Any:
         start = time.perf_counter()
-        real(*args)
+        note = real(*args)
         seconds.append(time.perf_counter() - start)
+        return note
 
     _vllm_draw.watch_logits = timed
     try:

@@ -98,7 +98,20 @@ def test_monitored_tokens_come_with_entropy_and_the_k_best(engine):
         assert token.entropy == pytest.approx(float(top_k_entropy(token.best_logprobs)), abs=1e-4)
         assert {type(i) for i in (token.id, *token.best_ids)} == {int}
         assert {type(x) for x in (token.entropy, *token.best_logprobs)} == {float}
-        assert token.logprob is None or token.logprob == pytest.approx(token.logprob_of(token.id), abs=1e-5)
+
+
+def test_what_was_drawn_has_its_own_log_probability(engine):
+    """The raw one, also of a token that is none of the K best, where a high temperature draws most."""
+    hot = SamplingParams(temperature=4.0)
+    tokens = [t for s in run(engine, open_all(engine, ask(engine), range(3), sampling=hot)).values() for t in s.tokens]
+    unlikely = [token for token in tokens if token.id not in token.best_ids]
+    assert unlikely or engine.name == "scripted"  # whose model has fewer tokens than K
+    for token in tokens:
+        known = dict(zip(token.best_ids, token.best_logprobs, strict=True))
+        assert token.logprob_of(token.id) == known.get(token.id, token.logprob)
+        assert token.logprob == pytest.approx(known.get(token.id, token.logprob), abs=2e-5)
+    for token in unlikely:
+        assert -100 < token.logprob <= token.best_logprobs[-1]
 
 
 def test_the_best_do_not_depend_on_sampling(engine):
