@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence as Seq
+from collections.abc import Callable, Collection, Iterable, Sequence as Seq
 from dataclasses import replace
 
 from eager.branch_rules import BRANCH_RULES, Split
@@ -66,13 +66,10 @@ class _Sequence:
     def has_ended(self) -> bool:
         return self.final is not None and not self.is_monitored
 
-    def extend(self, tokens: Iterable[Token], *, records: bool) -> None:
-        """Take tokens that nobody examines."""
-        for token in tokens:
-            self.tokens.append(token.id)
-            if records:
-                self.entropies.append(token.entropy)
-                self.logprobs.append(token.logprob_of(token.id))
+    def record(self, tokens: Collection[Token]) -> None:
+        """Keep what is known of tokens that nobody examines."""
+        self.entropies.extend(token.entropy for token in tokens)
+        self.logprobs.extend(token.logprob_of(token.id) for token in tokens)
 
 
 class Brancher:
@@ -140,7 +137,10 @@ class Brancher:
             if sequence.is_monitored:
                 sequence.pending.extend(delta.tokens)
             else:
-                sequence.extend(delta.tokens, records=records)
+                if records:
+                    sequence.record(delta.tokens)
+                for token in delta.tokens:
+                    sequence.tokens.append(token.id)
             if delta.finish_reason is not None:
                 sequence.final, sequence.error = delta.finish_reason, delta.error
                 if not sequence.is_monitored:
@@ -298,7 +298,9 @@ class Brancher:
         self._monitored = []
 
     def _stop_monitoring(self, sequence: _Sequence) -> None:
-        sequence.extend(sequence.pending, records=self._job.record_entropies)
+        if self._job.record_entropies:
+            sequence.record(sequence.pending)
+        sequence.tokens.extend(token.id for token in sequence.pending)
         sequence.pending.clear()
         if sequence.final is not None:
             self._retire(sequence)
