@@ -13,7 +13,7 @@ from test_generate import is_empty
 
 import eager
 from eager.engines.scripted import ScriptedEngine
-from eager.grading import MathGrader
+from eager.grading import GradingUnavailable, MathGrader
 
 RULES = eager.BranchingParams(max_sequences=6, entropy_threshold=1.5)
 PROMPTS = [[100 + i] for i in range(4)]
@@ -235,7 +235,7 @@ def test_trees_that_do_not_belong_together_are_refused():
 
 # -- votes ------------------------------------------------------------------------------------------------------------
 
-WORDS = ("<end>", r"\boxed{0.5}", r"\boxed{\frac{1}{2}}", r"\boxed{3}", "none", "x")
+WORDS = ("<end>", r"\boxed{0.5}", r"\boxed{\frac{1}{2}}", r"\boxed{3}", "none", "x", r"\boxed{x^2+1}", r"\boxed{1+x^2}")
 
 
 def tree_that_says(*words: int) -> eager.Tree:
@@ -275,6 +275,19 @@ def test_many_votes_may_share_one_grader():
     tree = tree_that_says(3, 1, 2)
     with MathGrader() as grader:
         assert eager.vote(tree, grader=grader) == eager.vote(tree)
+
+
+def test_a_vote_without_math_verify_counts_equal_texts_and_says_so(monkeypatch):
+    """Answers that the cheap rules can compare are compared as ever, and then there is nothing to say."""
+
+    def unavailable(self, gold, answer):
+        raise GradingUnavailable("Math-Verify does not run here")
+
+    monkeypatch.setattr(MathGrader, "_ask_worker", unavailable)
+    assert eager.vote(tree_that_says(1, 1, 3)).problem is None
+    vote = eager.vote(tree_that_says(6, 7, 6))
+    assert (vote.groups, vote.n_votes) == ((0, 1, 0), 2)
+    assert vote.problem == "Math-Verify does not run here"
 
 
 def test_programs_do_not_vote():

@@ -22,7 +22,7 @@ class Vote:
     `sequence` is the first one that gives the majority's `answer`; both are None where none gives any. `answers` and
     `groups` run parallel to the tree's sequences: what each answers, and the class of equivalent answers that it
     belongs to. `certainty` is how certain it is that the lead is the model's most likely answer (0.5: nobody leads).
-    `fallback` says why equal texts were counted instead, where Math-Verify was needed and missing.
+    `problem` says why equal texts were counted instead, where Math-Verify was needed and missing.
     """
 
     answer: str | None
@@ -33,7 +33,7 @@ class Vote:
     certainty: float
     answers: tuple[str | None, ...]
     groups: tuple[int | None, ...]
-    fallback: str | None = None
+    problem: str | None = None
 
 
 def vote(
@@ -72,7 +72,7 @@ def _counted(answers: Seq[str | None], regrader: Regrader) -> Vote:
         certainty=majority_certainty(groups),
         answers=tuple(answers),
         groups=tuple(groups),
-        fallback=regrader.fallback,
+        problem=regrader.fallback,
     )
 
 
