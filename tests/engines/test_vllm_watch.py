@@ -230,6 +230,25 @@ def test_a_draw_that_is_made_again_replaces_its_row():
     assert rows[0][1][0] == 7
 
 
+@pytest.mark.parametrize("cut", [{}, {"min_p": 0.01}, {"top_p": 0.95}, {"top_k": 90}])
+def test_what_was_drawn_is_noted_with_its_raw_log_probability(cut):
+    """Each watched row its own, wherever it stands among others, and however its draw is cut."""
+    from vllm.v1.sample.logits_processor import BatchUpdate
+
+    watches = [Watch(i % 2 == 1) for i in range(6)]
+    params = [
+        VLLMSamplingParams(temperature=0.0, extra_args=draw_args(i, SamplingParams(4.0, **cut), watch))
+        for i, watch in enumerate(watches)
+    ]
+    processor = CounterDraw(None, torch.device("cpu"), False)
+    processor.update_state(BatchUpdate(6, removed=[], added=[(i, p, [1], []) for i, p in enumerate(params)], moved=[]))
+    logits = torch.randn(6, 4096, generator=torch.Generator().manual_seed(1)) * 3
+    logprobs = logits.log_softmax(dim=-1)
+    tokens = processor.apply(logits).argmax(dim=-1).tolist()
+    own = [watch.take(0)[3] for watch in watches[1::2]]
+    assert own == pytest.approx([float(logprobs[i, tokens[i]]) for i in (1, 3, 5)], abs=1e-5)
+
+
 def test_a_token_without_a_row_is_an_error():
     """A vLLM that does not show its logits is found out at the first token, not taken for a sure model."""
     llm = FakeLLM(lambda ids: (5, best(5)))
