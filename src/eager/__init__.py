@@ -73,13 +73,15 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'eager' has no attribute '{name}'")
-    from eager import api
+if not TYPE_CHECKING:  # it would let every name pass
 
-    value = globals()[name] = getattr(api, name)
-    return value
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module 'eager' has no attribute '{name}'")
+        from eager import api
+
+        value = globals()[name] = getattr(api, name)
+        return value
 
 
 def __dir__() -> list[str]:

@@ -29,10 +29,13 @@ Grader: TypeAlias = Callable[[Tree, Sequence], bool | None]
 """Whether a prompt's sequence is correct; None where that cannot be told."""
 
 
-class AllocateOptions(TypedDict, total=False):
+class _Needed(TypedDict):
+    engine: Engine | str
+
+
+class AllocateOptions(_Needed, total=False):
     """The keywords of `allocate`, which its other form takes, too."""
 
-    engine: Engine | str
     model_name: str | None
     engine_options: Mapping[str, Any] | None
     grader: Grader | None

@@ -27,13 +27,16 @@ BranchingParams = BranchConfig
 _SAMPLING = SamplingParams()
 
 
-class GenerateOptions(TypedDict, total=False):
+class _Needed(TypedDict):
+    engine: Engine | str
+    branching: BranchConfig
+
+
+class GenerateOptions(_Needed, total=False):
     """The keywords of `generate`, which its other forms take, too."""
 
-    engine: Engine | str
     model_name: str | None
     engine_options: Mapping[str, Any] | None
-    branching: BranchConfig
     sampling: SamplingParams
     seed: int
     max_tokens: int | None
