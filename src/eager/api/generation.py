@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator as Gen, Iterable, Iterator, Mapping, Sequence as Seq
+from collections.abc import AsyncGenerator, Generator as Gen, Iterable, Mapping, Sequence as Seq
 from contextlib import aclosing, closing
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -88,7 +88,7 @@ def generate(
         return in_order(event for batch in batches for event in batch)
 
 
-def stream(prompts: Seq[Prompt], **options: Unpack[GenerateOptions]) -> Iterator[Event]:
+def stream(prompts: Seq[Prompt], **options: Unpack[GenerateOptions]) -> Gen[Event, None, None]:
     """`generate` as it happens: a Branched for every branch, an Ended for every sequence, a Finished for every tree.
 
     Nothing is decoded while nobody asks for the next event. Left in the middle, it drops what is unfinished. Where
