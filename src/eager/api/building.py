@@ -53,7 +53,7 @@ def sequence_of(engine: Engine, number: int, result: SequenceResult, offset: int
     return Sequence(
         index=number + offset,
         token_ids=result.token_ids,
-        entropies=result.entropies,
+        entropies=result.entropies or (None,) * n_tokens,
         logprobs=result.logprobs or (None,) * n_tokens,
         forced=tuple(position in forced for position in range(n_tokens)),
         text=text_of(engine, result),
