@@ -12,7 +12,7 @@ import sys
 import time
 
 from eager.engines.scripted import ScriptedEngine
-from eager.generate import Generator
+from eager.generator import Generator
 from eager.types import BranchConfig, Delta, SamplingParams, Stops, Token, TreeJob
 
 N_TOKENS = 300

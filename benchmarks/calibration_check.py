@@ -21,7 +21,7 @@ from eager.calibrate.calibration import calibrated, chosen  # only now can it be
 from eager.calibrate.target import Target
 from eager.engines import Engine, load_engine
 from eager.experiments import RunPlan, encoded_prompts
-from eager.generate import Generator
+from eager.generator import Generator
 from eager.metrics import mean_score
 from eager.tasks import LoadedTask, load
 from eager.types import BranchConfig, Generation, SamplingParams, TreeJob

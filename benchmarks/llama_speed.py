@@ -20,7 +20,7 @@ import llama_cpp
 import numpy as np
 
 from eager.engines.llama_cpp import LlamaCppEngine
-from eager.generate import Generator
+from eager.generator import Generator
 from eager.types import MAX_ENTROPY, BranchConfig, SamplingParams, TreeJob
 
 N_TOKENS = 64

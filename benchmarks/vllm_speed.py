@@ -26,7 +26,7 @@ import numpy as np
 from eager.engines import _vllm_draw
 from eager.engines.vllm import VLLMEngine
 from eager.entropy import top_k_entropy
-from eager.generate import Generator
+from eager.generator import Generator
 from eager.types import BranchConfig, Generation, Request, SamplingParams, Stops, TreeJob
 
 Prompt = tuple[int, ...]
@@ -199,10 +199,11 @@ def clock_on_watching() -> Iterator[list[float]]:
     """Seconds of every look at the logits."""
     real, seconds = _vllm_draw.watch_logits, []
 
-    def timed(*args: Any) -> None:
+    def timed(*args: Any) -> Any:
         start = time.perf_counter()
-        real(*args)
+        note = real(*args)
         seconds.append(time.perf_counter() - start)
+        return note
 
     _vllm_draw.watch_logits = timed
     try:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence as Seq
+from collections.abc import Callable, Collection, Iterable, Sequence as Seq
 from dataclasses import replace
 
 from eager.branch_rules import BRANCH_RULES, Split
@@ -45,7 +45,10 @@ class _Sequence:
     While it `is_monitored` it may still branch: the engine reports its entropies, and its tokens are examined.
     """
 
-    __slots__ = ("entropies", "error", "final", "fork", "index", "is_monitored", "parent", "pending", "tokens")
+    __slots__ = (
+        *("entropies", "error", "final", "fork", "index"),
+        *("is_monitored", "logprobs", "parent", "pending", "tokens"),
+    )
 
     def __init__(self, index: int, parent: int | None, tokens: list[int]) -> None:
         self.index = index
@@ -53,6 +56,7 @@ class _Sequence:
         self.fork = len(tokens)
         self.tokens = tokens
         self.entropies: list[float | None] = [None] * len(tokens)
+        self.logprobs: list[float | None] = [None] * len(tokens)
         self.pending: deque[Token] = deque()
         self.is_monitored = False
         self.final: FinishReason | None = None  # why the engine stopped decoding it
@@ -62,9 +66,10 @@ class _Sequence:
     def has_ended(self) -> bool:
         return self.final is not None and not self.is_monitored
 
-    def settle_pending(self) -> None:
-        self.tokens.extend(token.id for token in self.pending)
-        self.pending.clear()
+    def record(self, tokens: Collection[Token]) -> None:
+        """Keep what is known of tokens that nobody examines."""
+        self.entropies.extend(token.entropy for token in tokens)
+        self.logprobs.extend(token.logprob_of(token.id) for token in tokens)
 
 
 class Brancher:
@@ -123,7 +128,7 @@ class Brancher:
 
     def observe(self, deltas: Iterable[tuple[int, Delta]]) -> list[Action]:
         """Take what one engine step decoded for this tree, as (sequence number, delta) pairs."""
-        sequences, records_entropies = self._sequences, self._job.record_entropies
+        sequences, records = self._sequences, self._job.record_entropies
         for index, delta in deltas:
             sequence = sequences[index]
             if delta.recomputed or delta.discarded:
@@ -132,10 +137,10 @@ class Brancher:
             if sequence.is_monitored:
                 sequence.pending.extend(delta.tokens)
             else:
+                if records:
+                    sequence.record(delta.tokens)
                 for token in delta.tokens:
                     sequence.tokens.append(token.id)
-                if records_entropies:
-                    sequence.entropies.extend(token.entropy for token in delta.tokens)
             if delta.finish_reason is not None:
                 sequence.final, sequence.error = delta.finish_reason, delta.error
                 if not sequence.is_monitored:
@@ -195,7 +200,7 @@ class Brancher:
             raise ValueError(f"sequence {sequence.index} is monitored, yet the engine reported no entropies for it")
         split = self._split(sequence, token) if self._is_uncertain(token, token.entropy) else None
         if split is None:
-            self._settle(sequence, token.id, token.entropy)
+            self._settle(sequence, token.id, token, token.entropy)
         else:
             self._branch(sequence, token, token.entropy, split)
 
@@ -238,16 +243,16 @@ class Brancher:
         )
         self._end_position = self._position + 1 + self._config.max_tokens_without_branch
         may_branch = len(self._sequences) < self._config.max_sequences
-        self._begin_child(child, new, entropy, may_branch)
+        self._begin_child(child, new, token, entropy, may_branch)
         if kept != token.id:
             self._replace(sequence, kept, may_branch)
-        self._settle(sequence, kept, entropy)
+        self._settle(sequence, kept, token, entropy)
         if not may_branch:
             self._end_branching()
 
-    def _begin_child(self, child: _Sequence, new: int | None, entropy: float, monitor: bool) -> None:
+    def _begin_child(self, child: _Sequence, new: int | None, drawn: Token, entropy: float, monitor: bool) -> None:
         if new is not None:
-            self._keep(child, new, entropy)
+            self._keep(child, new, drawn, entropy)
             if new in self._stops.stop_ids:
                 child.final = "stop"
                 self.ended.append(child.index)
@@ -268,20 +273,22 @@ class Brancher:
         else:
             sequence.is_monitored = monitor and not self._has_left_thinking(sequence, kept)
             tokens = self._job.prompt_ids + tuple(sequence.tokens) + (kept,)
-            self._actions.append(Open(sequence.index, tokens, parent=sequence.index, monitor=sequence.is_monitored))
+            monitor = sequence.is_monitored or self._job.record_entropies
+            self._actions.append(Open(sequence.index, tokens, parent=sequence.index, monitor=monitor))
 
-    def _settle(self, sequence: _Sequence, token: int, entropy: float) -> None:
-        """The sequence has this token for good; it is monitored no more when it ends or stops thinking."""
-        self._keep(sequence, token, entropy)
+    def _settle(self, sequence: _Sequence, kept: int, drawn: Token, entropy: float) -> None:
+        """The sequence has `kept` for good; it is monitored no more when it ends or stops thinking."""
+        self._keep(sequence, kept, drawn, entropy)
         if sequence.final is not None and not sequence.pending:
             self._retire(sequence)
         elif sequence.is_monitored and self._has_left_thinking(sequence):
             self._stop_monitoring(sequence)
 
-    def _keep(self, sequence: _Sequence, token: int, entropy: float) -> None:
-        sequence.tokens.append(token)
+    def _keep(self, sequence: _Sequence, kept: int, drawn: Token, entropy: float) -> None:
+        sequence.tokens.append(kept)
         sequence.entropies.append(entropy)
-        if self._percentile is not None and token not in self._stops.stop_ids:
+        sequence.logprobs.append(drawn.logprob_of(kept))
+        if self._percentile is not None and kept not in self._stops.stop_ids:
             self._entropies.append(entropy)
 
     def _end_branching(self) -> None:
@@ -291,11 +298,15 @@ class Brancher:
         self._monitored = []
 
     def _stop_monitoring(self, sequence: _Sequence) -> None:
-        sequence.settle_pending()
+        if self._job.record_entropies:
+            sequence.record(sequence.pending)
+        sequence.tokens.extend(token.id for token in sequence.pending)
+        sequence.pending.clear()
         if sequence.final is not None:
             self._retire(sequence)
-        else:
-            sequence.is_monitored = False
+            return
+        sequence.is_monitored = False
+        if not self._job.record_entropies:
             self._actions.append(Unmonitor(sequence.index))
 
     def _retire(self, sequence: _Sequence) -> None:
@@ -373,15 +384,17 @@ def _with_new_id(branch: Branch, child: _Sequence) -> Branch:
 
 
 def _sequence_result(sequence: _Sequence, cut_length: int | None) -> SequenceResult:
-    tokens, entropies, final = sequence.tokens, sequence.entropies, sequence.final
+    tokens, final = sequence.tokens, sequence.final
     if cut_length is not None and len(tokens) > cut_length:
-        tokens, entropies, final = tokens[:cut_length], entropies[:cut_length], "cut"
-    unmonitored = len(tokens) - len(entropies)
+        tokens, final = tokens[:cut_length], "cut"
+    entropies, logprobs = sequence.entropies[: len(tokens)], sequence.logprobs[: len(tokens)]
+    unmonitored = (None,) * (len(tokens) - len(entropies))
     return SequenceResult(
         token_ids=tuple(tokens),
-        entropies=tuple(entropies) + (None,) * unmonitored,
+        entropies=(*entropies, *unmonitored),
         finish_reason=final or "error",
         parent=sequence.parent,
         fork=sequence.fork,
         error=None if final == "cut" else sequence.error,
+        logprobs=(*logprobs, *unmonitored),
     )

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import comb
+
+from eager.types import BranchConfig
 
 SETTLED = 0.95
 """How certain a majority has to be, unless told otherwise: as in Adaptive-Consistency."""
@@ -39,6 +41,11 @@ def label_shares(used: Seq[int], solved: Seq[bool], max_sequences: int) -> dict[
     unsolved = [index for index, is_solved in enumerate(solved) if not is_solved]
     unsolved.sort(key=lambda index: used[index] < max_sequences)  # stable: saturated first, else by index
     return _even_split(unsolved, saved_budget(used, max_sequences), max_sequences)
+
+
+def is_solved(grades: Seq[bool | None]) -> bool:
+    """Whether EAGer leaves a prompt alone. One that nobody could grade is not unsolved: nothing says it needs any."""
+    return True in grades or False not in grades
 
 
 def _even_split(prompts: list[int], budget: int, cap: int) -> dict[int, int]:
@@ -75,9 +82,18 @@ class ExtraRounds:
     lower_every_round: bool
     round_number: int = 1
 
+    @classmethod
+    def of(cls, share: int, n_used: int, rules: BranchConfig) -> ExtraRounds:
+        """The rounds of a prompt of which EAGer-init made `n_used` sequences by `rules`."""
+        return cls(share, rules.entropy_threshold, lower_every_round=n_used < rules.max_sequences)
+
     @property
     def is_done(self) -> bool:
         return self.n_missing == 0
+
+    def next_rules(self, rules: BranchConfig) -> BranchConfig:
+        """The rules of the round's tree, where EAGer-init went by `rules`."""
+        return replace(rules, max_sequences=self.n_missing, entropy_threshold=self.round_threshold)
 
     @property
     def round_threshold(self) -> float:

@@ -11,10 +11,10 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
-from eager.budget import SETTLED, ExtraRounds, adapt_shares, label_shares
+from eager.budget import SETTLED, ExtraRounds, adapt_shares, is_solved, label_shares
 from eager.engines import Engine
 from eager.errors import EagerError
-from eager.generate import Generator, Progress
+from eager.generator import Generator, Progress
 from eager.grading import MathGrader
 from eager.recording import Clock, Recorder
 from eager.results.experiment import KINDS, PUBLISHED_KINDS, Experiment, shortest
@@ -195,9 +195,8 @@ class Run:
                 yield self._recorder.record(name, index, [], first[index])
                 continue
             trees[index] = []
-            is_unsaturated = first[index] < rules.max_sequences
-            rounds[index] = ExtraRounds(shares[index], rules.entropy_threshold, lower_every_round=is_unsaturated)
-            generator.add(self._extra_job(index, rounds[index], rules, first[index]))
+            rounds[index] = ExtraRounds.of(shares[index], first[index], rules)
+            generator.add(self._job(index, rounds[index].next_rules(rules), first[index]))
         for job, generation in generator.run():
             index = job.prompt_index
             trees[index].append(generation)
@@ -206,11 +205,7 @@ class Run:
                 yield self._recorder.record(name, index, trees.pop(index), first[index])
             else:
                 n_so_far = job.first_sequence + len(generation.sequences)
-                generator.add(self._extra_job(index, rounds[index], rules, n_so_far))
-
-    def _extra_job(self, index: int, rounds: ExtraRounds, rules: BranchConfig, first_sequence: int) -> TreeJob:
-        rules = replace(rules, max_sequences=rounds.n_missing, entropy_threshold=rounds.round_threshold)
-        return self._job(index, rules, first_sequence)
+                generator.add(self._job(index, rounds[index].next_rules(rules), n_so_far))
 
     # -- rounds over all prompts: eager_vote --------------------------------------------------------------------
 
@@ -333,8 +328,7 @@ def _shares(kind: str, grades: list[list[bool | None]], max_sequences: int) -> d
     used = [len(prompt) for prompt in grades]
     if kind == "eager_adapt":
         return adapt_shares(used, max_sequences)
-    # A prompt that nobody could grade is not unsolved: nothing says that it needs any.
-    return label_shares(used, [True in prompt or False not in prompt for prompt in grades], max_sequences)
+    return label_shares(used, list(map(is_solved, grades)), max_sequences)
 
 
 def _check_votes(plan: RunPlan, task: LoadedTask) -> None:

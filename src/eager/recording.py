@@ -10,10 +10,8 @@ from eager.engines import Engine
 from eager.grading import Graded, MathGrader
 from eager.store.records import PromptRecord, SequenceRecord
 from eager.tasks import LoadedTask, Problem
+from eager.texts import shifted, text_of, with_text
 from eager.types import Branch, Generation, SequenceResult
-
-# Text kept with a branch, as published: so many characters, and more tokens than they can be.
-_CHARACTERS_BEFORE, _TOKENS_BEFORE = 50, 200
 
 
 class Clock:
@@ -46,7 +44,7 @@ class Recorder:
         for tree in trees:
             offset = first_sequence + len(sequences)
             pairs = zip(tree.branches, tree.children, strict=True)
-            branches.extend(self._with_text(branch, child, offset, prompt_text) for branch, child in pairs)
+            branches.extend(with_text(self._engine, branch, child, offset, prompt_text) for branch, child in pairs)
             sequences.extend(self._sequence_record(sequence, problem, offset) for sequence in tree.sequences)
         return PromptRecord(
             experiment=name,
@@ -64,16 +62,10 @@ class Recorder:
     def answer(self, sequence: SequenceResult, index: int) -> str | None:
         """What a sequence of prompt `index` answers, whatever is right."""
         problem = replace(self._task.problems[index], target=None)
-        return self._task.grade(self._own_text(sequence), problem, self._grader).answer
-
-    def _own_text(self, sequence: SequenceResult) -> str:
-        tokens = sequence.token_ids
-        if tokens and tokens[-1] in self._engine.stops.stop_ids:
-            tokens = tokens[:-1]
-        return self._engine.decode(tokens)
+        return self._task.grade(text_of(self._engine, sequence), problem, self._grader).answer
 
     def _sequence_record(self, sequence: SequenceResult, problem: Problem, offset: int) -> SequenceRecord:
-        text = self._own_text(sequence)
+        text = text_of(self._engine, sequence)
         graded = Graded(None, None)
         if sequence.finish_reason not in ("error", "cut"):
             graded = self._task.grade(text, problem, self._grader)
@@ -82,30 +74,10 @@ class Recorder:
             entropies=sequence.entropies[sequence.fork :],
             text=text,
             finish_reason=sequence.finish_reason,
-            parent=_shifted(sequence.parent, offset),
+            parent=shifted(sequence.parent, offset),
             fork=sequence.fork,
             answer=graded.answer,
             correct=graded.correct,
             error=sequence.error,
             lenient=None if graded.lenient is None else graded.lenient.correct,
         )
-
-    def _with_text(self, branch: Branch, child: SequenceResult, offset: int, prompt_text: str) -> Branch:
-        """The branch as the record has it: numbered among the prompt's sequences, its tokens as text."""
-        before = self._engine.decode(child.token_ids[max(0, branch.position - _TOKENS_BEFORE) : branch.position])
-        return replace(
-            branch,
-            seq=_shifted(branch.seq, offset),
-            new_seq=_shifted(branch.new_seq, offset),
-            sampled_token=self._text(branch.sampled_id),
-            kept_token=self._text(branch.kept_id),
-            new_token=self._text(branch.new_id),
-            text_before=(prompt_text + before)[-_CHARACTERS_BEFORE:],
-        )
-
-    def _text(self, token_id: int | None) -> str | None:
-        return None if token_id is None else self._engine.decode([token_id])
-
-
-def _shifted(seq: int | None, offset: int) -> int | None:
-    return None if seq is None else seq + offset

@@ -129,8 +129,8 @@ class TreeJob:
     `max_length` bounds prompt and generated tokens of a sequence together. `n_roots` sequences are opened at the
     start: 1 for EAGer, `max_sequences` for the parallel baseline, which then has nothing left to branch for.
     `first_sequence` numbers the tree's sequences among all of the prompt's: a later tree on the same prompt
-    continues the count, so that it draws anew. With `record_entropies` a tree that cannot branch is monitored to its
-    end all the same.
+    continues the count, so that it draws anew. With `record_entropies` a tree is monitored to its end, whether it can
+    still branch or not.
     """
 
     prompt_index: int
@@ -148,10 +148,6 @@ class TreeJob:
         _require(n_prompt >= 1, f"prompt {self.prompt_index} has no tokens")
         _require(n_prompt < self.max_length, f"max_length must exceed the prompt's {n_prompt}, got {self.max_length}")
         _require(1 <= self.n_roots <= n_most, f"n_roots must be between 1 and max_sequences, got {self.n_roots}")
-        _require(
-            self.n_roots == n_most or not self.record_entropies,
-            "record_entropies is for trees of max_sequences roots: others are monitored while they can branch",
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +171,20 @@ class Token(NamedTuple):
     """A decoded token; of a monitored sequence with the entropy (nats) it was drawn under and the K best.
 
     `best_ids` and `best_logprobs`: most likely first, of the raw distribution. Where not monitored, None and empty.
+    `logprob` is the token's own; None, too, on an engine that knows only those of the K best (see `logprob_of`).
     """
 
     id: int
     entropy: float | None = None
     best_ids: Seq[int] = ()
     best_logprobs: Seq[float] = ()
+    logprob: float | None = None
+
+    def logprob_of(self, token_id: int) -> float | None:
+        """The raw log-probability that `token_id` had at this place; None where that is not known."""
+        if token_id in self.best_ids:
+            return self.best_logprobs[self.best_ids.index(token_id)]
+        return self.logprob if token_id == self.id else None
 
 
 @dataclass(slots=True)
@@ -253,7 +257,9 @@ class Branch:
 class SequenceResult:
     """One finished sequence: all its generated tokens, of which the first `fork` were taken over from `parent`.
 
-    `entropies` (nats) runs parallel to `token_ids`; None where the token was inherited or not monitored.
+    `entropies` (nats) runs parallel to `token_ids`; None where the token was inherited or not monitored. So does
+    `logprobs`, the tokens' raw log-probabilities, None also where the engine does not tell; empty where the source of
+    the tree has none.
     """
 
     token_ids: tuple[int, ...]
@@ -262,6 +268,7 @@ class SequenceResult:
     parent: int | None = None
     fork: int = 0
     error: str | None = None
+    logprobs: tuple[float | None, ...] = ()
 
     @property
     def n_own_tokens(self) -> int:

@@ -11,10 +11,11 @@ from engine_factory import break_off_steps, check_shut, make_engine, spoil_logit
 
 from eager.engines import EngineError
 from eager.entropy import top_k_entropy
-from eager.generate import Generator
+from eager.generator import Generator
 from eager.types import ENTROPY_TOP_K, TEMPERATURES, BranchConfig, Request, SamplingParams, Token, TreeJob
 
 SAMPLING = SamplingParams(temperature=0.8)
+TELL_ALL = ("scripted", "llama_cpp", "vllm")  # the log-probability of every drawn token; vLLM's V2 runner does not
 
 
 class Stream:
@@ -98,6 +99,22 @@ def test_monitored_tokens_come_with_entropy_and_the_k_best(engine):
         assert token.entropy == pytest.approx(float(top_k_entropy(token.best_logprobs)), abs=1e-4)
         assert {type(i) for i in (token.id, *token.best_ids)} == {int}
         assert {type(x) for x in (token.entropy, *token.best_logprobs)} == {float}
+
+
+def test_what_was_drawn_has_its_own_log_probability(engine):
+    """The raw one, also of a token that is none of the K best, as most are at a high temperature, where it tells."""
+    hot = SamplingParams(temperature=4.0)
+    tokens = [t for s in run(engine, open_all(engine, ask(engine), range(3), sampling=hot)).values() for t in s.tokens]
+    unlikely = [token for token in tokens if token.id not in token.best_ids]
+    assert unlikely or engine.name == "scripted"  # whose model has fewer tokens than K
+    for token in tokens:
+        known = dict(zip(token.best_ids, token.best_logprobs, strict=True))
+        assert token.logprob_of(token.id) == known.get(token.id, token.logprob)
+        if token.logprob is None:
+            assert engine.name not in TELL_ALL
+        else:
+            assert token.logprob == pytest.approx(known.get(token.id, token.logprob), abs=2e-5)
+            assert token.id in known or -100 < token.logprob <= token.best_logprobs[-1]
 
 
 def test_the_best_do_not_depend_on_sampling(engine):

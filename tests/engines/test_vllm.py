@@ -18,7 +18,7 @@ from vllm_factory import CAPACITY, PREFILL_CHUNK, make_vllm_engine
 from eager.engines import EngineError
 from eager.engines._vllm_watch import Watch
 from eager.engines.vllm import VLLMEngine
-from eager.generate import Generator
+from eager.generator import Generator
 from eager.types import BranchConfig, Request, SamplingParams, TreeJob
 
 SAMPLING = SamplingParams(temperature=0.8)

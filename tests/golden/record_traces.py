@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from eager.engines.llama_cpp import LlamaCppEngine
-from eager.generate import Generator
+from eager.generator import Generator
 from eager.types import BranchConfig, Delta, Request, SamplingParams, TreeJob
 
 FOLDER = Path(__file__).parent

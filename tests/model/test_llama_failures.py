@@ -18,7 +18,7 @@ from eager.cli import main
 from eager.engines import EngineError, llama_cpp as engine_module
 from eager.engines._demo import demo_gguf
 from eager.engines.llama_cpp import LlamaCppEngine
-from eager.generate import Generator
+from eager.generator import Generator
 from eager.types import BranchConfig, Request, SamplingParams, TreeJob
 
 library = engine_module.llama_cpp

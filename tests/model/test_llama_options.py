@@ -6,7 +6,7 @@ from engine_factory import FAILING_TEMPLATES
 
 from eager.engines import EngineError, load_engine
 from eager.engines._demo import demo_gguf
-from eager.generate import Generator
+from eager.generator import Generator
 from eager.types import BranchConfig, SamplingParams, TreeJob
 
 llama_cpp = needs.package("llama_cpp", "demo")

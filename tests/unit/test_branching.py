@@ -11,7 +11,7 @@ from eager.branch_rules import BRANCH_RULES
 from eager.branching import Brancher
 from eager.engines.scripted import ScriptedEngine, draw_scripted
 from eager.entropy import RunningPercentile
-from eager.generate import Generator
+from eager.generator import Generator
 from eager.randomness import sequence_seed, uniform
 from eager.types import (
     MAX_ENTROPY,
@@ -402,10 +402,37 @@ def test_parallel_roots_are_independent_plain_samples():
 
 
 def test_parallel_roots_record_entropies_where_asked():
-    """Every token has its entropy, and none is another for it; a tree that can branch has its own rule."""
+    """Every token has its entropy, and none is another for it."""
     script = noisy(8)
     plain, recorded = (grow(script, max_sequences=3, n_roots=3, record_entropies=asked) for asked in (False, True))
     assert [s.token_ids for s in recorded.sequences] == [s.token_ids for s in plain.sequences]
     assert all(e is not None for sequence in recorded.sequences for e in sequence.entropies)
-    with pytest.raises(ValueError, match="record_entropies is for trees of max_sequences roots"):
-        grow(script, max_sequences=3, record_entropies=True)
+
+
+@given(st.integers(0, 10**6), trees, st.integers(1, 4))
+@settings(max_examples=80, deadline=None)
+def test_a_tree_that_is_recorded_to_its_end_is_the_same_tree(seed, config, tokens_per_step):
+    """Tokens, branches and what is recorded of the branching phase; beyond it nothing of its own is missing."""
+    script, engine_options = noisy(seed), {"tokens_per_step": tokens_per_step}
+    plain = grow(script, **config)
+    recorded = grow(script, engine_options=engine_options, record_entropies=True, **config)
+    assert recorded.branches == plain.branches
+    for one, all_of_it in zip(plain.sequences, recorded.sequences, strict=True):
+        assert one.token_ids == all_of_it.token_ids
+        for few, many in ((one.entropies, all_of_it.entropies), (one.logprobs, all_of_it.logprobs)):
+            assert all(a in (b, None) for a, b in zip(few, many, strict=True))
+            assert all((value is None) == (i < one.fork) for i, value in enumerate(many))
+
+
+@given(st.integers(0, 10**6), trees)
+@settings(max_examples=80, deadline=None)
+def test_log_probabilities_are_the_raw_ones_of_what_was_kept(seed, config):
+    """Whether sampled, chosen by the rule, or outside the K best; known exactly where the entropy is."""
+    script = noisy(seed)
+    tree = grow(script, sampling=SamplingParams(temperature=3.0), **config)
+    for sequence in tree.sequences:
+        assert [e is None for e in sequence.entropies] == [p is None for p in sequence.logprobs]
+        for position, logprob in enumerate(sequence.logprobs):
+            if logprob is not None:
+                probabilities = script(PROMPT + sequence.token_ids[:position])
+                assert logprob == pytest.approx(math.log(probabilities[sequence.token_ids[position]]))

@@ -9,7 +9,7 @@ import pytest
 from eager.calibrate.exposure import Exposure, Stream
 from eager.calibrate.target import Target, recommended
 from eager.engines.scripted import ScriptedEngine
-from eager.generate import Generator
+from eager.generator import Generator
 from eager.types import MAX_ENTROPY, BranchConfig, SamplingParams, Stops, TreeJob
 
 END = 0

@@ -10,7 +10,7 @@ from test_branching import END, PROMPT, STOPS, grow, job_of, noisy, trees
 from eager.branching import Brancher
 from eager.engines.scripted import ScriptedEngine
 from eager.entropy import top_k_varentropy
-from eager.generate import Generator
+from eager.generator import Generator
 from eager.types import BranchConfig, Delta, Generation, SequenceResult, Token
 
 seeds = st.integers(0, 10**6)
@@ -26,8 +26,8 @@ def cut_at(tree: Generation, length: int) -> Generation:
 def shortened(sequence: SequenceResult, length: int) -> SequenceResult:
     if len(sequence.token_ids) <= length:
         return sequence
-    tokens, entropies = sequence.token_ids[:length], sequence.entropies[:length]
-    return replace(sequence, token_ids=tokens, entropies=entropies, finish_reason="cut")
+    parallel = {name: getattr(sequence, name)[:length] for name in ("token_ids", "entropies", "logprobs")}
+    return replace(sequence, **parallel, finish_reason="cut")
 
 
 def lengths(tree: Generation) -> list[int]:

@@ -8,7 +8,7 @@ from test_branching import STOPS, noisy
 
 from eager.engines import EngineError
 from eager.engines.scripted import ScriptedEngine
-from eager.generate import Generator, Progress, Step
+from eager.generator import Generator, Progress, Step
 from eager.types import BranchConfig, Generation, SamplingParams, TreeJob
 
 

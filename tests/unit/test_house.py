@@ -16,7 +16,7 @@ LAYERS = [
     {"types", "entropy", "randomness", "prefix", "words", "errors", "machine", "child", "atomic"},
     {"branching", "branch_rules", "budget"},
     {"engines"},
-    {"generate"},
+    {"generator", "texts"},
     {"metrics"},
     {"grading", "tasks"},
     {"store"},
@@ -24,6 +24,7 @@ LAYERS = [
     {"recording", "voting", "experiments", "code_eval", "replay"},
     {"calibrate"},
     {"recap", "report"},
+    {"api", "integrations"},
     {"cli", "server"},
     {"__main__"},
 ]
@@ -53,7 +54,7 @@ WRITERS = {
     "engines/_native_probe.py": "in a temporary folder, for a child",
     "store/journal.py": "appends, and sets damaged lines aside in place",
 }
-CORE = {"types", "entropy", "randomness", "branching", "branch_rules", "budget", "generate"}
+CORE = {"types", "entropy", "randomness", "branching", "branch_rules", "budget", "generator"}
 
 
 def top_level(path: Path) -> str:

@@ -10,7 +10,7 @@ from test_branching import PROMPT, STOPS, noisy
 
 from eager.branching import BRANCH_RULES
 from eager.engines.scripted import ScriptedEngine, draw_scripted
-from eager.generate import Generator
+from eager.generator import Generator
 from eager.metrics import prompt_consensus, prompt_pass_rate, prompt_passed
 from eager.randomness import uniform
 from eager.replay.bounds import prompt_bounds, replay_result

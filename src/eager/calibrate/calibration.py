@@ -14,7 +14,7 @@ from eager.calibrate.target import Target, recommended
 from eager.engines import Engine
 from eager.errors import EagerError
 from eager.experiments import RunPlan, encoded_prompts
-from eager.generate import Generator, Progress
+from eager.generator import Generator, Progress
 from eager.tasks import LoadedTask
 from eager.types import MAX_ENTROPY, BranchConfig, SequenceResult, Stops, TreeJob
 

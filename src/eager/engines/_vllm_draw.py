@@ -80,28 +80,42 @@ class CounterDraw(LogitsProcessor):  # type: ignore[misc] # vLLM is not followed
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         rows = sorted(self._rows.items())  # in the order of the batch, so that a full one need not be copied
         watched = [(i, row.watch, len(row.output_ids)) for i, row in rows if row.watch and row.watch.is_on]
-        if watched:
-            watch_logits(logits, watched, self._scratch)
-        draw_rows(logits, dict(rows), self._scratch)
+        note = watch_logits(logits, watched, self._scratch) if watched else None
+        drawn: dict[int, float] = {}
+        draw_rows(logits, dict(rows), self._scratch, drawn if watched else None)
+        if note is not None:
+            note([drawn[i] for i, _, _ in watched])
         return logits
 
 
-def draw_rows(logits: torch.Tensor, rows: Mapping[int, Row], scratch: Scratch) -> None:
-    """Draw a token for each of these rows of `logits`, and make it infinitely likely."""
+def draw_rows(
+    logits: torch.Tensor, rows: Mapping[int, Row], scratch: Scratch, drawn: dict[int, float] | None = None
+) -> None:
+    """Draw a token for each of these rows of `logits`, and make it infinitely likely; what it was goes into `drawn`."""
     plain = [i for i, row in rows.items() if row.sampling.top_p == 1 and row.sampling.top_k == 0]
     if plain:
         tokens = _draw_plain(logits, plain, [rows[i] for i in plain], scratch)
-        logits[torch.tensor(plain, device=logits.device), tokens] = math.inf
+        places = torch.tensor(plain, device=logits.device), tokens
+        if drawn is not None:
+            drawn.update(zip(plain, logits[places].tolist(), strict=True))
+        logits[places] = math.inf
         _note(rows[i] for i, token in zip(plain, tokens.tolist(), strict=True) if token == _NO_TOKEN)
     for i in rows.keys() - plain:
-        _draw_truncated(logits[i], rows[i])
+        logit = _draw_truncated(logits[i], rows[i])
+        if drawn is not None:
+            drawn[i] = logit
 
 
-def _draw_truncated(logits: torch.Tensor, row: Row) -> None:
+def _draw_truncated(logits: torch.Tensor, row: Row) -> float:
+    """Returns what the logit of the token was; nan where none could be drawn."""
     try:
-        logits[draw(logits.cpu().numpy(), row.sampling, row.u)] = math.inf
+        token = draw(logits.cpu().numpy(), row.sampling, row.u)
     except NoDistributionError:
         _note([row])
+        return math.nan
+    logit = float(logits[token])
+    logits[token] = math.inf
+    return logit
 
 
 def _note(rows: Iterable[Row]) -> None:

@@ -18,8 +18,8 @@ from eager.engines._vllm_top import Scratch, best_with_logprobs
 from eager.entropy import top_k_entropy
 from eager.types import ENTROPY_TOP_K
 
-Row = tuple[float, list[int], list[float]]
-"""Entropy, best ids and their log-probabilities, as in a `Token`."""
+Row = tuple[float, list[int], list[float], float | None]
+"""Entropy, best ids, their log-probabilities and the drawn token's own, as in a `Token`."""
 
 
 class Rows:
@@ -30,17 +30,21 @@ class Rows:
 
     def __init__(self, ids: Any, logprobs: Any, arrived: Callable[[], None] | None = None) -> None:
         self._ids, self._logprobs, self._arrived = ids, logprobs, arrived
-        self._made: list[Row] = []
+        self._made: list[tuple[float, list[int], list[float]]] = []
+        self.drawn: Seq[float] = ()
+        """The log-probabilities of the tokens that were drawn, where somebody knows them."""
 
     def __getitem__(self, index: int) -> Row:
         if not self._made:
             if self._arrived is not None:
                 self._arrived()
             self._made = _made(np.asarray(self._ids), np.asarray(self._logprobs))
-        return self._made[index]
+        return *self._made[index], self.drawn[index] if self.drawn else None
 
 
-def _made(ids: npt.NDArray[np.int64], logprobs: npt.NDArray[np.floating[Any]]) -> list[Row]:
+def _made(
+    ids: npt.NDArray[np.int64], logprobs: npt.NDArray[np.floating[Any]]
+) -> list[tuple[float, list[int], list[float]]]:
     # Logits in 16 bits are often equal, and nobody says which of them comes first: the smaller id does.
     order = np.lexsort((ids, -logprobs))
     return list(
@@ -77,12 +81,26 @@ class Watch:
         return rows[index]
 
 
-def watch_logits(logits: torch.Tensor, watched: Seq[tuple[int, Watch, int]], scratch: Scratch | None = None) -> None:
-    """Take the rows of `logits`, on the host, raw, (n, vocabulary), that `watched` names: (row, watch, position)."""
-    ids, logprobs = best_with_logprobs(rows_of(logits, [index for index, _, _ in watched]), scratch)
+Note = Callable[[Seq[float]], None]
+"""Takes the raw logits of the tokens that were then drawn, one a row."""
+
+
+def watch_logits(logits: torch.Tensor, watched: Seq[tuple[int, Watch, int]], scratch: Scratch | None = None) -> Note:
+    """Take the rows of `logits`, on the host, raw, (n, vocabulary), that `watched` names: (row, watch, position).
+
+    Whoever draws from them notes what was drawn.
+    """
+    seen = rows_of(logits, [index for index, _, _ in watched])
+    ids, logprobs = best_with_logprobs(seen, scratch)
+    log_totals = (seen.gather(-1, ids[:, :1]).double() - logprobs[:, :1].double()).flatten().tolist()
     rows = Rows(ids.cpu(), logprobs.cpu())
     for i, (_, watch, position) in enumerate(watched):
         watch.put(position, rows, i)
+
+    def note(drawn: Seq[float]) -> None:
+        rows.drawn = [logit - log_total for logit, log_total in zip(drawn, log_totals, strict=True)]
+
+    return note
 
 
 def watch_logprobs(outputs: Iterable[tuple[Watch, int, Any]]) -> None:
@@ -90,6 +108,7 @@ def watch_logprobs(outputs: Iterable[tuple[Watch, int, Any]]) -> None:
     ids: list[Seq[int]] = []
     logprobs: list[Seq[float]] = []
     rows = Rows(ids, logprobs)
+    rows.drawn = drawn = list[float]()
     for watch, first, flat in outputs:
         for position, (start, end) in enumerate(zip(flat.start_indices, flat.end_indices, strict=True), first):
             # For each token the sampled one first and then the K best in order.
@@ -97,6 +116,7 @@ def watch_logprobs(outputs: Iterable[tuple[Watch, int, Any]]) -> None:
             watch.put(position, rows, len(ids))
             ids.append(flat.token_ids[best])
             logprobs.append(flat.logprobs[best])
+            drawn.append(flat.logprobs[start])
 
 
 def rows_of(logits: torch.Tensor, indices: list[int]) -> torch.Tensor:

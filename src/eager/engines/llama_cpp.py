@@ -215,8 +215,9 @@ class LlamaCppEngine(Engine):
         if drawn:
             ids, logprobs = best_k([logits[i] for i in drawn])
             best = zip(top_k_entropy(logprobs).tolist(), ids.tolist(), logprobs.tolist(), strict=True)
-            for (i, token), row in zip(drawn.items(), best, strict=True):
-                tokens[i] = Token(token.id, *row)
+            for (i, token), (entropy, best_ids, best_logprobs) in zip(drawn.items(), best, strict=True):
+                below_best = float(logits[i, token.id]) - float(logits[i, best_ids[0]])
+                tokens[i] = Token(token.id, entropy, best_ids, best_logprobs, below_best + best_logprobs[0])
         return list(zip(sequences, tokens, strict=True))
 
     def _advance(self, sequence: LlamaSequence, token: Token | None) -> Delta:

@@ -152,7 +152,8 @@ def draw_scripted(probabilities: Mapping[int, float], sampling: SamplingParams, 
 def _monitored(token_id: int, probabilities: Mapping[int, float]) -> Token:
     best = sorted(probabilities.items(), key=lambda item: (-item[1], item[0]))[:ENTROPY_TOP_K]
     logprobs = [math.log(p) if p > 0 else -math.inf for _, p in best]
-    return Token(token_id, float(top_k_entropy(logprobs)), [token for token, _ in best], logprobs)
+    ids, p = [token for token, _ in best], probabilities[token_id]
+    return Token(token_id, float(top_k_entropy(logprobs)), ids, logprobs, math.log(p))
 
 
 _N_IDS = 2**31  # a script may use any; libraries hold them in 32 bits
