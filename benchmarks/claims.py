@@ -90,8 +90,13 @@ LINES = {
         SMOL, MATH, "math500_first100.jsonl", 8, (("2.2", f"parallel,{FOUR}"), ("1.8,2.5", "eager_init")), most_level=2
     ),
     "humaneval_m8": Line(
-        QWEN, CODE, "humanevalplus_hf.jsonl.gz", 8, (("1.6", "parallel,eager_init,eager_adapt"),), limit=64
-    ),
+        QWEN,
+        CODE,
+        "humanevalplus_hf.jsonl.gz",
+        8,
+        (("1.6", "parallel,eager_init,eager_adapt"), ("1.6", "eager")),
+        limit=64,
+    ),  # fmt: skip
     "gsm8k_percentile": _rule(thresholds="1.0,1.6", kinds="eager_init,eager_adapt", percentile="99"),
     "gsm8k_distinct": _rule("--branch_rule", "distinct"),
     "gsm8k_sample": _rule("--branch_rule", "sample"),
@@ -150,12 +155,13 @@ def run(name: str, models: Path, data: Path, out: Path, minutes: float) -> None:
     end = time.monotonic() + 60 * minutes
     if line.base is None and not any((folder / file).exists() for file in (CALIBRATION_NAME, JOURNAL_NAME)):
         call_until(calibrate_command(line, model, problems, folder), end)
+    grading = ["eval-code", str(folder), "--problems", str(data / "HumanEvalPlus.jsonl.gz")]
     for command, names in zip(commands(line, model, problems, folder), line.experiments, strict=True):
         if set(names) - complete(folder):
             call_until(command, end)
+        if line.task == CODE and set(names) <= complete(folder) and not is_graded(folder):
+            call_until(grading, end)
     left = [experiment for names in line.experiments for experiment in names if experiment not in complete(folder)]
-    if line.task == CODE and not left:
-        call_until(["eval-code", str(folder), "--problems", str(data / "HumanEvalPlus.jsonl.gz")], end)
     print(f"{name}: {'left: ' + ', '.join(left) if left else 'complete'}")
 
 
@@ -165,6 +171,13 @@ def complete(folder: Path) -> set[str]:
         return {found.experiment.name for found in open_folder(folder, Findings()) if found.facts.is_complete}
     except ResultsError:
         return set()
+
+
+def is_graded(folder: Path) -> bool:
+    """Whether all answers have a grade: programs get theirs by being run, and EAGer goes by them."""
+    records = (record for found in open_folder(folder, Findings()) for record in found.records())
+    sequences = (sequence for record in records for sequence in record.sequences)
+    return all(s.correct is not None for s in sequences if s.finish_reason not in ("error", "cut"))
 
 
 def call_until(arguments: list[str], end: float) -> None:

@@ -21,7 +21,6 @@ from eager.calibrate.calibration import CALIBRATION_NAME
 from eager.metrics import GradedPrompt
 from eager.recap.confidence import vote_weights
 from eager.recap.measure import Measures, PromptMeasure
-from eager.report import write_report
 from eager.results.experiment import Experiment, Facts
 from eager.results.findings import Findings, ResultsError
 from eager.results.folder import JournalResults, open_folder
@@ -59,18 +58,20 @@ class Packed:
 
 def pack(name: str, folder: Path, calibration: Path | None = None, into: Path = RESULTS) -> list[Path]:
     """Write what is complete of a run's folder, and its figure. Returns the files; exits where there is nothing."""
+    calibration = calibration or folder / CALIBRATION_NAME
     try:
-        found = [results for results in open_folder(folder, Findings()) if results.facts.is_complete]
+        results = open_folder(folder, Findings())
     except ResultsError as error:
         raise SystemExit(str(error)) from None
-    if not found:
-        raise SystemExit(f"'{folder}' holds no complete experiment: nothing is packed")
+    found = [experiment for experiment in results if experiment.facts.is_complete]
+    if not found and not calibration.is_file():
+        raise SystemExit(f"'{folder}' holds no complete experiment and no calibration: nothing is packed")
     into.mkdir(exist_ok=True)
     path = into / f"{name}{SUFFIX}"
     with lzma.open(path, "wt", encoding="utf-8") as file:
-        for line in _lines(folder, found, calibration or folder / CALIBRATION_NAME):
+        for line in _lines(folder, found, calibration):
             file.write(json.dumps(line, separators=(",", ":")) + "\n")
-    return [path, *_figure(name, folder, into)]
+    return [path] if len(found) < len(results) else [path, _figure(folder, into / f"{name}.{FIGURE}")]
 
 
 def _lines(folder: Path, found: list[JournalResults], calibration: Path) -> Iterator[dict[str, Any]]:
@@ -113,16 +114,14 @@ def packed_record(record: PromptRecord) -> dict[str, Any]:
     }
 
 
-def _figure(name: str, folder: Path, into: Path) -> list[Path]:
-    """Accuracy against tokens, as `eager report` draws it; none while an experiment is not complete."""
-    if not all(results.facts.is_complete for results in open_folder(folder, Findings())):
-        return []
+def _figure(folder: Path, path: Path) -> Path:
+    """Accuracy against tokens, as `eager report` draws it."""
+    from eager.report import write_report  # only here: reading needs no matplotlib
+
     with tempfile.TemporaryDirectory() as temporary:
         plots = write_report([folder], Path(temporary) / "report.html").plots
-        drawn = next(plot for plot in plots if plot.name == FIGURE)
-        path = into / f"{name}.{FIGURE}"
-        path.write_bytes(drawn.read_bytes())
-    return [path]
+        path.write_bytes(next(plot for plot in plots if plot.name == FIGURE).read_bytes())
+    return path
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ THRESHOLDS = (1.0, 1.6, 2.0, 2.2, 2.5)
 
 def claims(packed: Mapping[str, Packed], lines: Mapping[str, Any]) -> str:
     """All tables; of a line that has not been run, its name. `lines` are those of claims.LINES."""
-    whole = {name: _compared(packed[name]) for name, line in lines.items() if name in packed and line.base is None}
+    whole = {name: compared(packed[name]) for name, line in lines.items() if name in packed and line.base is None}
     parts = [_what_is_there(packed, lines), _verdicts(whole)]
     for name, comparison in whole.items():
         parts.extend(_line(packed[name], comparison))
@@ -38,11 +38,11 @@ def claims(packed: Mapping[str, Packed], lines: Mapping[str, Any]) -> str:
 def example(packed: Mapping[str, Packed]) -> str:
     """The table of docs/choosing.md: what was foreseen for the first line, and what its experiments came to."""
     line = packed.get("gsm8k_m8")
-    if line is None:
+    if line is None or not line.experiments:
         return "Not run yet.\n"
     rows = []
     foreseen = {e["threshold"]: e["n_tokens"]["value"] for e in (line.calibration or {"estimates": ()})["estimates"]}
-    for row in _compared(line).rows:
+    for row in compared(line).rows:
         tree = row.measures.experiment.kind == "eager_init" and foreseen.get(row.measures.experiment.threshold)
         name, sequences, tokens, saved, passed, consensus, _, rate, _ = _score_row(row)
         rows.append((name, decimal(tree, 0) if tree else "", tokens, saved, sequences, passed, consensus, rate))
@@ -70,7 +70,7 @@ def _what_is_there(packed: Mapping[str, Packed], lines: Mapping[str, Any]) -> st
     return "### What was run\n\n" + markdown(("line", "what", ""), rows)
 
 
-def _compared(line: Packed) -> Comparison:
+def compared(line: Packed) -> Comparison:
     return compare(list(line.experiments.values()), Findings(), with_correlations=False)
 
 
@@ -78,7 +78,8 @@ def _line(line: Packed, comparison: Comparison) -> Iterator[str]:
     """Everything about a line with a `parallel` of its own."""
     settings = line.settings
     what = f"{settings['model_name']}, {settings['data_name']}, {count(settings['n_prompts'], 'prompt')}"
-    yield f"### `{line.name}`: {what}, M = {settings['max_sequences']}\n\n{_scores(comparison, line)}"
+    yield f"### `{line.name}`: {what}, M = {settings['max_sequences']}\n"
+    yield _scores(comparison, line) if comparison.rows else ""
     if line.figure is not None:
         yield f"![Accuracy against tokens](../benchmarks/results/{line.figure})\n"
     yield _differences(comparison)
@@ -192,8 +193,8 @@ def _verdicts(comparisons: Mapping[str, Comparison]) -> str:
     for name, comparison in comparisons.items():
         same = {found.experiment: found.differences for found in comparison.same_tokens}
         for d in against_parallel(comparison):
-            whole = (_word(d.tokens, "more", "fewer"), *(_word(s) for s in (d.pass_at_k, d.cons_at_k, d.pass_rate)))
-            at_same = [_word(score) for score in same[d.first].values()] if d.first in same else [DASH] * 3
+            whole = (verdict(d.tokens, "more", "fewer"), *(verdict(s) for s in (d.pass_at_k, d.cons_at_k, d.pass_rate)))
+            at_same = [verdict(score) for score in same[d.first].values()] if d.first in same else [DASH] * 3
             rows.append((f"`{name}`", d.first, *whole, *at_same))
     if not rows:
         return ""
@@ -209,7 +210,7 @@ def against_parallel(comparison: Comparison) -> list[Difference]:
     return [d for d in comparison.differences if d.second in baselines]
 
 
-def _word(score: Score, above: str = "better", below: str = "worse") -> str:
+def verdict(score: Score, above: str = "better", below: str = "worse") -> str:
     if score.low is None or score.high is None:
         return DASH
     return above if score.low > 0 else below if score.high < 0 else "noise"
@@ -286,33 +287,50 @@ def _entropies(calibration: Mapping[str, Any]) -> str:
     header = (*(f"{p:g} %" for p in PERCENTILES), "highest", *(f"above {shortest(t)}" for t in THRESHOLDS))
     tokens = count(len(stream), "token")
     intro = f"Entropies in nats of {tokens} ({n_prompts}, one sequence each): percentiles, and shares above:\n\n"
-    return intro + markdown(header, [(*below, decimal(float(stream.max()), 2), *above)])
+    return f"{intro}{markdown(header, [(*below, decimal(float(stream.max()), 2), *above)])}\n{_estimates(calibration)}"
+
+
+def _estimates(calibration: Mapping[str, Any]) -> str:
+    """What `eager calibrate` makes of the streams; from where every tree is full to where none branches."""
+    n_all = calibration["rules"]["max_sequences"]
+    rows = []
+    for estimate in calibration["estimates"]:
+        sequences, tokens, saved = (Score(**estimate[name]) for name in ("n_sequences", "n_tokens", "saved"))
+        if 1.0 < sequences.value < n_all:
+            rows.append((shortest(estimate["threshold"]), span(sequences, 1), span(tokens, 0), percent(saved)))
+    intro = f"From these `eager calibrate` foresees, for M = {n_all}, a prompt:\n\n"
+    return intro + markdown(("θ", "sequences", "tokens", "saved"), rows)
 
 
 def _foreseen(line: Packed) -> str:
     """The calibration's estimates against what trees took on the prompts that it had not seen."""
-    calibration = line.calibration or {}
-    n_seen = calibration["n_prompts"]
-    estimates = {estimate["threshold"]: estimate for estimate in calibration["estimates"]}
-    rows = []
-    for tree in _trees(line):
-        estimate = estimates.get(tree.experiment.threshold)
-        others = [prompt for key, prompt in tree.prompts.items() if key >= n_seen]
-        if estimate is None or not others:
-            continue
-        row = [shortest(estimate["threshold"]), str(len(others))]
-        for name, places in (("n_sequences", 1), ("n_generated", 0)):
-            foreseen = Score(**estimate["n_tokens" if name == "n_generated" else name])
-            actual = mean_score(float(getattr(prompt, name)) for prompt in others)
-            row += [span(foreseen, places), span(actual, places), _off(foreseen, actual)]
-        rows.append(tuple(row))
+    calibration, rows = line.calibration or {}, foreseen_rows(line)
     if not rows:
         return ""
     columns = ("foreseen", "actual", "off by")
     header = ("θ", "prompts", *(f"sequences {c}" for c in columns), *(f"tokens {c}" for c in columns))
     best = f"{shortest(calibration['recommended']['threshold'])} for `{calibration['target']}`"
+    n_seen = calibration["n_prompts"]
     intro = f"Foreseen by `eager calibrate` from the first {n_seen} prompts, and what came on the others, a prompt"
     return f"{intro} (recommended: θ = {best}):\n\n" + markdown(header, rows)
+
+
+def foreseen_rows(line: Packed) -> list[tuple[str, ...]]:
+    """A row a threshold that was both estimated and run."""
+    calibration = line.calibration or {"estimates": (), "n_prompts": 0}
+    estimates = {estimate["threshold"]: estimate for estimate in calibration["estimates"]}
+    rows = []
+    for tree in _trees(line):
+        estimate = estimates.get(tree.experiment.threshold)
+        others = [prompt for key, prompt in tree.prompts.items() if key >= calibration["n_prompts"]]
+        if estimate is not None and others:
+            row = [shortest(estimate["threshold"]), str(len(others))]
+            for foreseen, number, places in (("n_sequences", "n_sequences", 1), ("n_tokens", "n_generated", 0)):
+                expected = Score(**estimate[foreseen])
+                actual = mean_score(float(getattr(prompt, number)) for prompt in others)
+                row += [span(expected, places), span(actual, places), _off(expected, actual)]
+            rows.append(tuple(row))
+    return rows
 
 
 def _off(foreseen: Score, actual: Score) -> str:
