@@ -96,7 +96,7 @@ LINES = {
         8,
         (("1.6", "parallel,eager_init,eager_adapt"), ("1.6", "eager")),
         limit=64,
-    ),  # fmt: skip
+    ),
     "gsm8k_percentile": _rule(thresholds="1.0,1.6", kinds="eager_init,eager_adapt", percentile="99"),
     "gsm8k_distinct": _rule("--branch_rule", "distinct"),
     "gsm8k_sample": _rule("--branch_rule", "sample"),

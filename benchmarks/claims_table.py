@@ -18,6 +18,7 @@ from eager.results.findings import Findings
 from eager.words import DASH, MINUS, count, decimal
 
 START, END = "<!-- tables: python benchmarks/claims.py table --write -->\n", "<!-- end of tables -->\n"
+PUBLISHED_THRESHOLD = 2.2
 PERCENTILES = (50, 80, 90, 95, 99, 99.9)
 BASE_THRESHOLD = "1.6"  # of the plain experiments that other rules are compared with
 THRESHOLDS = (1.0, 1.6, 2.0, 2.2, 2.5)
@@ -287,7 +288,10 @@ def _entropies(calibration: Mapping[str, Any]) -> str:
     header = (*(f"{p:g} %" for p in PERCENTILES), "highest", *(f"above {shortest(t)}" for t in THRESHOLDS))
     tokens = count(len(stream), "token")
     intro = f"Entropies in nats of {tokens} ({n_prompts}, one sequence each): percentiles, and shares above:\n\n"
-    return f"{intro}{markdown(header, [(*below, decimal(float(stream.max()), 2), *above)])}\n{_estimates(calibration)}"
+    table = markdown(header, [(*below, decimal(float(stream.max()), 2), *above)])
+    n_high = sum(max(stream["entropies"]) > PUBLISHED_THRESHOLD for stream in calibration["streams"])
+    high = f"{n_high} of the {calibration['n_prompts']} sequences have a token above {PUBLISHED_THRESHOLD:g} at all.\n"
+    return f"{intro}{table}\n{high}\n{_estimates(calibration)}"
 
 
 def _estimates(calibration: Mapping[str, Any]) -> str:
@@ -348,6 +352,8 @@ def _rules(lines: Seq[Packed], base: Packed) -> str:
             names = ("parallel", f"{measures.experiment.kind}_th{BASE_THRESHOLD}")
             against = [base.experiments[name] for name in names if name in base.experiments]
             rows.extend(_rule_row(line.name, measures, other) for other in against)
+    if not rows:
+        return ""
     header = ("rule", "against", "prompts", "sequences", "tokens", "Pass@k", "Cons@k", "Pass rate", "tokens")
     intro = f"### Other rules, against `{base.name}` on the same prompts\n\nDifferences in percentage points:\n\n"
     return intro + markdown(header, rows)

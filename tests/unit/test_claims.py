@@ -16,6 +16,7 @@ import needs
 import pytest
 from result_builder import grouped, record, sequence, write_journal
 
+from eager.cli.calibrate import command as calibrate_command
 from eager.cli.run import command
 from eager.metrics import Score
 from eager.recap import recap
@@ -155,6 +156,8 @@ def test_every_line_is_what_the_command_line_takes(name: str) -> None:
         assert arguments[0] == "run"
         assert command.make_context("run", arguments[1:]).params["max_sequences"] == line.max_sequences
         assert all(Experiment.parse(experiment).name == experiment for experiment in names)
+    calibrate = claims.calibrate_command(line, Path("m"), Path(__file__), Path("out"))
+    assert calibrate_command.make_context("calibrate", calibrate[1:]).params["limit"] == 16
 
 
 @pytest.mark.parametrize("name", [name for name, line in claims.LINES.items() if line.base])
