@@ -215,13 +215,13 @@ def convert(name: str, models: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    file, folder = f"{name}.gguf", models / f"{name}-bf16"
+    source = {"pretrained_model_name_or_path": str(models), "gguf_file": f"{name}.gguf"}
     config = GgufConfig(dequantize=True)
-    model = AutoModelForCausalLM.from_pretrained(
-        models, gguf_file=file, dtype=torch.bfloat16, quantization_config=config
+    folder = models / f"{name}-bf16"
+    AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16, quantization_config=config).save_pretrained(
+        folder
     )
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(models, gguf_file=file).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
     return folder
 
 

@@ -39,8 +39,7 @@ _NO_PEAKS = np.empty((0, 0))
 class Packed:
     """A line of evidence.
 
-    `n_branches` and `n_at_limit` (sequences that ran into max_tokens) are by experiment, over all prompts. `figure` is
-    the name of a file beside it.
+    `n_at_limit` counts the sequences that ran into max_tokens, by experiment. `figure` is the name of a file beside it.
     """
 
     name: str
@@ -48,7 +47,6 @@ class Packed:
     versions: dict[str, str]
     experiments: dict[str, Measures]
     calibration: dict[str, Any] | None = None
-    n_branches: dict[str, int] = field(default_factory=dict)
     n_at_limit: dict[str, int] = field(default_factory=dict)
     figure: str | None = None
 
@@ -148,7 +146,6 @@ def read(name: str, path: Path) -> Packed:
         versions=head["versions"],
         experiments={e.name: _measures(name, e, head["settings"], rows[e.name]) for e in experiments},
         calibration=calibration,
-        n_branches={e.name: sum(row["branches"] for row in rows[e.name]) for e in experiments},
         n_at_limit={e.name: sum(row["at_limit"] for row in rows[e.name]) for e in experiments},
         figure=figure.name if (figure := path.with_name(f"{name}.{FIGURE}")).exists() else None,
     )

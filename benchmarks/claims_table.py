@@ -79,7 +79,8 @@ def _line(line: Packed, comparison: Comparison) -> Iterator[str]:
     """Everything about a line with a `parallel` of its own."""
     settings = line.settings
     what = f"{settings['model_name']}, {settings['data_name']}, {count(settings['n_prompts'], 'prompt')}"
-    yield f"### `{line.name}`: {what}, M = {settings['max_sequences']}\n"
+    versions = ", ".join(f"{name} {version}" for name, version in line.versions.items())
+    yield f"### `{line.name}`: {what}, M = {settings['max_sequences']}\n\n{versions}.\n"
     yield _scores(comparison, line) if comparison.rows else ""
     if line.figure is not None:
         yield f"![Accuracy against tokens](../benchmarks/results/{line.figure})\n"

@@ -176,6 +176,40 @@ def test_the_easiest_problems_go_by_their_level() -> None:
     assert [json.loads(row)["problem"] for row in claims.easiest(rows, 2)] == [1, 2, 4]
 
 
+def started(monkeypatch: pytest.MonkeyPatch, out: Path) -> list[list[str]]:
+    """What a slice of gsm8k_m8 starts, where nothing that is started does anything."""
+    calls: list[list[str]] = []
+    monkeypatch.setattr(claims, "call_until", lambda arguments, end: calls.append(arguments))
+    claims.run("gsm8k_m8", Path("models"), Path("data"), out, minutes=55)
+    return calls
+
+
+def test_a_line_begins_with_its_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """In a new folder; then its passes follow, and what is left is said."""
+    assert [call[0] for call in started(monkeypatch, tmp_path)] == ["calibrate", "run", "run"]
+    assert "left: parallel, eager_init_th1.6" in capsys.readouterr().out
+
+
+def test_a_slice_goes_on_with_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass that is complete is not started again, nor is the calibration beside a journal."""
+    first, second = claims.LINES["gsm8k_m8"].experiments
+    write_journal(tmp_path / "gsm8k_m8", [record(name, 0, answers(RIGHT)) for name in first], n_prompts=1)
+    (call,) = started(monkeypatch, tmp_path)
+    assert call[call.index("--entropy_threshold") + 1] == "1.8,2.0"
+    assert second == ["eager_init_th1.8", "eager_init_th2"]
+
+
+def test_programs_are_graded_before_the_labels_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EAGer on HumanEval+ comes after `eager eval-code` has been called on what is there."""
+    folder = tmp_path / "humaneval_m8"
+    names = claims.LINES["humaneval_m8"].experiments[0]
+    write_journal(folder, [record(name, 0, [sequence("a", None, None)]) for name in names], n_prompts=1)
+    calls: list[list[str]] = []
+    monkeypatch.setattr(claims, "call_until", lambda arguments, end: calls.append(arguments))
+    claims.run("humaneval_m8", Path("models"), Path("data"), tmp_path, minutes=55)
+    assert [call[0] for call in calls] == ["eval-code", "run"]
+
+
 def test_a_slice_ends_with_the_run_saved(tmp_path: Path) -> None:
     """When the time is over the child gets one signal, and time to write."""
     saved = tmp_path / "saved"
