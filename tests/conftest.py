@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 # Helpers beside the tests are plain modules; the published entry points are found from the root, wherever pytest runs.
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "engines"), str(ROOT)]
+sys.path[:0] = [str(ROOT / name) for name in ("tests", "tests/engines", "", "benchmarks")]
 
 import needs  # noqa: E402
 
