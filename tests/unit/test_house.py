@@ -21,7 +21,7 @@ LAYERS = [
     {"grading", "tasks"},
     {"store"},
     {"results"},
-    {"recording", "voting", "experiments", "code_eval", "replay"},
+    {"recording", "voting", "sharing", "experiments", "code_eval", "replay"},
     {"calibrate"},
     {"recap", "report"},
     {"cli", "server"},

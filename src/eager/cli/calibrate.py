@@ -33,6 +33,7 @@ _NOT_ASKED = {
     "varentropy_threshold": None,
     "varentropy_max_entropy": 2.5,
     "stop_after": None,
+    "shard": None,
 }
 
 

@@ -16,6 +16,7 @@ from eager.cli.values import (
     ModelName,
     NameValue,
     PromptText,
+    ShardOf,
     TextFile,
     Threshold,
     UserPath,
@@ -181,6 +182,11 @@ _OPTIONS = [
         "--limit",
         type=_COUNT,
         help="Only the first problems; a folder keeps their number (docs/running.md says why).",
+    ),
+    click.option(
+        "--shard",
+        type=ShardOf(),
+        help="Only the prompts of shard 2 of 8: 2/8. All shards share one --output_dir (docs/scale.md).",
     ),
     click.option(
         "--instruction",
