@@ -543,8 +543,8 @@ def test_a_models_own_template_that_does_not_parse_is_refused(monkeypatch, templ
 
 def test_a_template_that_asks_for_the_date_gets_the_runs(engine, monkeypatch):
     """transformers' own clock gives way to `chat_date`."""
-    from eager.engines.options_vllm import VLLMOptions
     from eager.engines._chat import chat_args
+    from eager.engines.options_vllm import VLLMOptions
 
     template = "{{ strftime_now('%d %b %Y') }} {{ messages[0].content }}"
     given = VLLMOptions(chat_template=template, chat_date="2026-01-31")

@@ -19,7 +19,7 @@ _NOT_NOW = {408, 425, 429}
 _KEY_REFUSED = {401, 403}
 
 
-class Fault(Exception):
+class FaultError(Exception):
     """Another try may cure it. `pause`: seconds that the server asked for; `is_down`: whether it is the server's."""
 
     def __init__(self, reason: str, *, pause: float | None = None, is_down: bool = False) -> None:
@@ -28,13 +28,13 @@ class Fault(Exception):
         self.is_down = is_down
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """No other try cures it, and it is of this request alone."""
 
 
 def pause_after(error: Exception) -> bool | float:
     """Whether another try may help, and in how many seconds where the server said so: what stamina asks."""
-    if not isinstance(error, Fault):
+    if not isinstance(error, FaultError):
         return False
     return True if error.pause is None else error.pause
 
@@ -49,10 +49,10 @@ def answered(status: int, reason: str, url: str, retry_after: str | None = None)
     if 300 <= status < 400:
         return EngineError(f"{said}, which sends elsewhere, and the key goes nowhere else: give that as --base_url")
     if status in _NOT_NOW:
-        return Fault(said, pause=seconds_of(retry_after))
+        return FaultError(said, pause=seconds_of(retry_after))
     if status >= 500:
-        return Fault(said, pause=seconds_of(retry_after), is_down=status in (502, 503, 504))
-    return Refusal(said)
+        return FaultError(said, pause=seconds_of(retry_after), is_down=status in (502, 503, 504))
+    return RefusalError(said)
 
 
 def seconds_of(retry_after: str | None) -> float | None:

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from eager.engines._openai_faults import Fault, Refusal, answered, said, scrubber
+from eager.engines._openai_faults import FaultError, RefusalError, answered, said, scrubber
 from eager.engines.base import EngineError
 from eager.engines.options_openai import OpenAIOptions
 from eager.errors import first_line
@@ -35,13 +35,13 @@ class Stream:
         self.is_late = False
 
     async def data(self) -> AsyncIterator[list[bytes]]:
-        """Raises Fault where the connection breaks, or a line is longer than any that makes sense."""
+        """Raises FaultError where the connection breaks, or a line is longer than any that makes sense."""
         rest = b""
         async for piece in self._response.content.iter_any():
             self.heard = self._clock()
             *lines, rest = (rest + piece).split(b"\n")
             if len(rest) > _MOST_LINE:
-                raise Fault(f"{self._url} sent a line of more than {_MOST_LINE:,} bytes")
+                raise FaultError(f"{self._url} sent a line of more than {_MOST_LINE:,} bytes")
             found = [line[len(_DATA) :].strip() for line in lines if line.startswith(_DATA)]
             if found:
                 self.is_paused = True  # whoever takes them may take their time
@@ -84,7 +84,7 @@ class Client:
         await self._session.close()
 
     async def get(self, url: str, path: str, seconds: float = _ANSWER_SECONDS) -> Any:
-        """The JSON answered. Raises Fault, Refusal or EngineError."""
+        """The JSON answered. Raises FaultError, RefusalError or EngineError."""
         return await self._whole("GET", url, path, None, seconds)
 
     async def post(self, url: str, path: str, body: Mapping[str, Any]) -> Any:
@@ -96,16 +96,16 @@ class Client:
         try:
             async with self._asked("GET", url, "/health", None, {}, _HEALTH_SECONDS):
                 return True
-        except Fault:
+        except FaultError:
             return False
-        except (Refusal, EngineError):
+        except (RefusalError, EngineError):
             return True
 
     @asynccontextmanager
     async def stream(
         self, url: str, path: str, body: Mapping[str, Any], headers: Mapping[str, str]
     ) -> AsyncIterator[Stream]:
-        """A streamed answer. Whatever breaks it, at the start or inside, is a Fault, a Refusal or an EngineError."""
+        """A streamed answer. What breaks it, at the start or inside, is a FaultError, RefusalError or EngineError."""
         async with self._asked("POST", url, path, body, headers, None) as response:
             stream = Stream(response, url, asyncio.get_running_loop().time, self._chunk_timeout)
             self._streams.add(stream)
@@ -114,7 +114,7 @@ class Client:
             except aiohttp.ClientError as error:
                 if not stream.is_late:
                     raise
-                raise Fault(f"{url} sent nothing for {self._chunk_timeout:g} seconds", is_down=True) from error
+                raise FaultError(f"{url} sent nothing for {self._chunk_timeout:g} seconds", is_down=True) from error
             finally:
                 self._streams.discard(stream)
                 response.close()
@@ -123,11 +123,11 @@ class Client:
         async with self._asked(method, url, path, body, {}, seconds) as response:
             text = await _read(response, _MOST_ANSWER)
             if len(text) > _MOST_ANSWER:
-                raise Refusal(f"{url}{path} answers more than {_MOST_ANSWER:,} bytes")
+                raise RefusalError(f"{url}{path} answers more than {_MOST_ANSWER:,} bytes")
             try:
                 return msgspec.json.decode(text) if text else None
             except (msgspec.DecodeError, RecursionError):
-                raise Fault(f"{url}{path} answers no JSON") from None
+                raise FaultError(f"{url}{path} answers no JSON") from None
 
     @asynccontextmanager
     async def _asked(
@@ -150,13 +150,13 @@ class Client:
                     raise answered(response.status, complaint, url + path, response.headers.get("Retry-After"))
                 yield response
         except asyncio.TimeoutError as error:
-            raise Fault(f"{url} does not answer in time", is_down=True) from error
+            raise FaultError(f"{url} does not answer in time", is_down=True) from error
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError) as error:
-            raise Fault(
+            raise FaultError(
                 f"{url}: {self.scrub(first_line(error))} (--insecure leaves certificates unchecked)", is_down=True
             ) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise Fault(f"{url}: {self.scrub(first_line(error))}", is_down=True) from error
+            raise FaultError(f"{url}: {self.scrub(first_line(error))}", is_down=True) from error
 
     async def _check_streams(self) -> None:
         """A timer a stream would be set anew with every token."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence as Seq
 from dataclasses import dataclass, replace
 from typing import Any
 
-from eager.engines._openai_faults import Fault, Refusal
+from eager.engines._openai_faults import FaultError, RefusalError
 from eager.engines._openai_http import Client
 from eager.engines._openai_wire import COMPLETIONS, Raw, Reading, TokenNames, Wanted
 from eager.engines.base import EngineError
@@ -57,7 +57,7 @@ class _Answer:
 async def probe(client: Client, url: str, model: str, draws: str) -> Facts:
     """The facts about a server; `draws` as in its options.
 
-    Raises EngineError, with the list of what it lacks and the flag that gives it; Fault where it does not answer.
+    Raises EngineError, with the list of what it lacks and the flag that gives it; FaultError where it does not answer.
     """
     return await _Probe(client, url, model).facts(draws)
 
@@ -101,7 +101,7 @@ class _Probe:
         body = {"model": self._model, "prompt": _TEXT}
         try:
             answer = await self._client.post(self._url, "/tokenize", body)
-        except (Refusal, EngineError):
+        except (RefusalError, EngineError):
             return None
         found = answer.get("tokens") if isinstance(answer, Mapping) else None
         return found if isinstance(found, list) and found and all(isinstance(i, int) for i in found) else None
@@ -146,9 +146,7 @@ class _Probe:
         if asked in ("auto", "opening"):
             return "opening"
         flag = "--logits-processors eager.engines.vllm_gate:Gate" if asked == "gate" else "vLLM's V2 model runner"
-        raise self._lacks(
-            [f"draws by seed and position ({asked}): start it with {flag}, or leave --engine_option draws"]
-        )
+        raise self._lacks([f"draws by seed and position ({asked}): start it with {flag}, or leave out draws"])
 
     async def _goes_on(self, ids: Seq[int], draws: str) -> bool:
         """Whether a sequence that is begun in its middle gets the tokens that it would have got, and seeds differ."""
@@ -179,7 +177,7 @@ class _Probe:
     async def _version(self) -> str:
         try:
             answer = await self._client.get(self._url, "/version")
-        except (Fault, Refusal, EngineError):
+        except (FaultError, RefusalError, EngineError):
             return ""
         return one_line(str(answer.get("version", "")), 80) if isinstance(answer, Mapping) else ""
 
@@ -205,9 +203,9 @@ class _Probe:
                     for event in events:
                         tokens += reading.read(event)
             reading.end()
-        except Refusal:
+        except RefusalError:
             return None
-        except Fault as fault:
+        except FaultError as fault:
             if fault.is_down or fault.pause is not None:
                 raise
             return None

@@ -64,11 +64,7 @@ class Replicas:
         Waits while all are down. Raises EngineError when none came back in time.
         """
         while (found := self._best(family, avoid)) is None:
-            try:
-                await asyncio.wait_for(self._some_is_up.wait(), self.seconds_left)
-            except asyncio.TimeoutError:
-                if self._all_down_since is not None:
-                    raise self._given_up() from None
+            await self._until_one_is_up()
         family.replica = found
         return found
 
@@ -107,6 +103,13 @@ class Replicas:
         if family.replica in others:
             return family.replica
         return min(others, key=lambda replica: replica.n_open, default=None)
+
+    async def _until_one_is_up(self) -> None:
+        try:
+            await asyncio.wait_for(self._some_is_up.wait(), self.seconds_left)
+        except asyncio.TimeoutError:
+            if self._all_down_since is not None:
+                raise self._given_up() from None
 
     async def _look_at(self, replica: Replica, is_alive: Callable[[str], Awaitable[bool]]) -> None:
         pause = _FIRST_LOOK

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import stamina
 
-from eager.engines._openai_faults import Fault, pause_after
+from eager.engines._openai_faults import FaultError, pause_after
 from eager.engines._openai_http import Client
 from eager.engines._openai_loop import LoopThread
 from eager.engines._openai_probe import Facts, probe
@@ -31,10 +31,10 @@ class Connection:
         self.replicas = Replicas(options.urls, options.give_up_after, self.client.is_alive)
 
     def ask(self, path: str, body: Mapping[str, Any] | None) -> Any:
-        """The JSON that any of the servers answers. Raises Refusal where it refuses, EngineError where none answers."""
+        """The JSON that any of the servers answers. RefusalError where it refuses, EngineError where none answers."""
         try:
             return self.thread.run(self._ask(path, body))
-        except Fault as fault:
+        except FaultError as fault:
             raise EngineError(f"no server answers ({fault}): look at its log") from None
 
     def close(self) -> None:
@@ -51,7 +51,7 @@ class Connection:
                 try:
                     get, post = self.client.get, self.client.post
                     return await (get(chosen.url, path) if body is None else post(chosen.url, path, body))
-                except Fault as fault:
+                except FaultError as fault:
                     if fault.is_down:
                         self.replicas.put_down(chosen, str(fault))
                     raise
@@ -87,7 +87,7 @@ async def _probe_all(connection: Connection, model: str, options: OpenAIOptions)
     for replica, outcome in zip(replicas.all, await asyncio.gather(*tries, return_exceptions=True), strict=True):
         if isinstance(outcome, Facts):
             found.append(outcome)
-        elif isinstance(outcome, Fault):
+        elif isinstance(outcome, FaultError):
             replicas.put_down(replica, str(outcome))
             notices.append(f"{outcome}; the others do its work until it answers")
         else:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import stamina
 
-from eager.engines._openai_faults import Fault, Refusal, pause_after
+from eager.engines._openai_faults import FaultError, RefusalError, pause_after
 from eager.engines._openai_http import Client, Stream
 from eager.engines._openai_replicas import Family, Replica, Replicas
 from eager.engines._openai_wire import COMPLETIONS, Raw, Reading, TokenNames, Wanted
@@ -194,8 +194,8 @@ class Streams:
             async with self._turns:
                 while not await self._advance(sequence):
                     pass
-        except (Fault, Refusal) as error:
-            tried = f", and {self._max_retries} more tries did not help" if isinstance(error, Fault) else ""
+        except (FaultError, RefusalError) as error:
+            tried = f", and {self._max_retries} more tries did not help" if isinstance(error, FaultError) else ""
             arrived = sequence.arrived
             arrived.finish, arrived.error = "error", failed(sequence.length, self._client.scrub(f"{error}") + tried)
             self._inbox.put(sequence)
@@ -220,7 +220,7 @@ class Streams:
                 try:
                     await self._read(sequence, replica)
                     return True
-                except Fault as fault:
+                except FaultError as fault:
                     failed_at = replica
                     if fault.is_down:
                         self._replicas.put_down(replica, self._client.scrub(str(fault)))
@@ -239,7 +239,7 @@ class Streams:
                 async with self._client.stream(replica.url, COMPLETIONS, wanted.body(), headers) as stream:
                     await self._read_all(sequence, reading, stream)
             reading.end()
-        except Fault:
+        except FaultError:
             if reading.finish is None:  # what breaks after that has cost nothing
                 raise
         self._end(sequence, reading, len(wanted.ids))

@@ -16,7 +16,7 @@ from eager.engines._chat import (
     thinking_end_ids,
 )
 from eager.engines._model_files import local
-from eager.engines._openai_faults import Refusal
+from eager.engines._openai_faults import RefusalError
 from eager.engines._openai_probe import Facts
 from eager.engines.base import EngineError
 from eager.engines.options_openai import OpenAIOptions
@@ -25,7 +25,7 @@ from eager.types import Stops
 from eager.words import one_line
 
 Ask = Callable[[str, Mapping[str, Any] | None], Any]
-"""(path, body, or None to get) -> the JSON that a server answers; raises Refusal where it refuses."""
+"""(path, body, or None to get) -> the JSON that a server answers; raises RefusalError where it refuses."""
 
 _UNTRUSTED = "trust-request-chat-template"
 
@@ -69,7 +69,7 @@ class ServerText:
     def decode(self, token_ids: Seq[int]) -> str:
         try:
             answer = self._ask("/detokenize", {"model": self._model, "tokens": list(token_ids)})
-        except Refusal as refusal:
+        except RefusalError as refusal:
             raise EngineError(f"the tokens have no text: {refusal}: give --tokenizer FOLDER") from None
         text = answer.get("prompt") if isinstance(answer, Mapping) else None
         if not isinstance(text, str):
@@ -86,7 +86,7 @@ class ServerText:
         """Raises ValueError with what the server says where it refuses."""
         try:
             answer = self._ask("/tokenize", {"model": self._model, **body})
-        except Refusal as refusal:
+        except RefusalError as refusal:
             if _UNTRUSTED in str(refusal):
                 raise EngineError(
                     "the server takes no --chat_template: start it with --trust-request-chat-template, or give it the"
@@ -103,9 +103,8 @@ class ServerText:
         folder = local(facts.root) if facts.root else None
         if folder is not None and folder.is_dir():
             texts = [_end_text(_json_of(folder / "tokenizer_config.json"))]
-            ids = _configured(_json_of(folder / "generation_config.json")) or _configured(
-                _json_of(folder / "config.json")
-            )
+            ids = _configured(_json_of(folder / "generation_config.json"))
+            ids = ids or _configured(_json_of(folder / "config.json"))
         else:
             texts, ids = [_end_text(self._tokenizer_info())], []
         found = {*ids, *(i for text in texts if text for i in self._one_id(text))}
@@ -120,7 +119,7 @@ class ServerText:
     def _tokenizer_info(self) -> Any:
         try:
             return self._ask("/tokenizer_info", None)
-        except (Refusal, EngineError):
+        except (RefusalError, EngineError):
             return None
 
     def _one_id(self, text: str) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
+from collections.abc import Iterator, Sequence as Seq
 
 import numpy as np
 
@@ -15,9 +15,11 @@ def tokens_of(sequences: Seq[Seq[Raw]]) -> list[list[Token]]:
     """The tokens of each of these sequences; of equally likely ids the smaller is first."""
     watched = [_row(raw.best_ids, raw.best_logprobs) for raws in sequences for raw in raws if raw.best_ids is not None]
     rows = iter(_with_entropies(watched))
-    return [
-        [Token(raw.id) if raw.best_ids is None else Token(raw.id, *next(rows)) for raw in raws] for raws in sequences
-    ]
+    return [[_token(raw, rows) for raw in raws] for raws in sequences]
+
+
+def _token(raw: Raw, rows: Iterator[tuple[float, list[int], list[float]]]) -> Token:
+    return Token(raw.id) if raw.best_ids is None else Token(raw.id, *next(rows))
 
 
 def _row(ids: list[int], logprobs: list[float] | None) -> tuple[list[int], list[float]]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from eager.engines._draw import NO_DISTRIBUTION
-from eager.engines._openai_faults import Fault, Refusal, said
+from eager.engines._openai_faults import FaultError, RefusalError, said
 from eager.randomness import sequence_seed
 from eager.types import ENTROPY_TOP_K, FinishReason, SamplingParams
 
@@ -44,7 +44,7 @@ class _Usage(msgspec.Struct, gc=False):
 
 
 class _Chunk(msgspec.Struct, gc=False):
-    choices: list[_Choice] = []  # noqa: RUF012 - msgspec copies it
+    choices: list[_Choice] = []
     usage: _Usage | None = None
     error: Any = None
 
@@ -58,7 +58,7 @@ class _PlainChoice(msgspec.Struct, gc=False):
 
 
 class _PlainChunk(msgspec.Struct, gc=False):
-    choices: list[_PlainChoice] = []  # noqa: RUF012 - msgspec copies it
+    choices: list[_PlainChoice] = []
     usage: _Usage | None = None
     error: Any = None
 
@@ -85,10 +85,10 @@ class TokenNames(dict[str, int]):
     def __missing__(self, name: str) -> int:
         digits = name.removeprefix(_PREFIX)
         if digits == name or not digits.isdecimal() or not digits.isascii() or len(digits) > 10:
-            raise Fault("the server names a token in another way than by its id")
+            raise FaultError("the server names a token in another way than by its id")
         token_id = int(digits)
         if token_id >= self._n_vocab:
-            raise Fault(f"the server sends token id {token_id} of a vocabulary of {self._n_vocab}")
+            raise FaultError(f"the server sends token id {token_id} of a vocabulary of {self._n_vocab}")
         self[name] = token_id
         return token_id
 
@@ -159,7 +159,7 @@ class Reading:
         self.is_over = False
 
     def read(self, event: bytes) -> list[Raw]:
-        """The tokens in one event. Raises Fault for what is garbled, Refusal for what nobody asked for."""
+        """The tokens in one event. Raises FaultError for what is garbled, RefusalError for what nobody asked for."""
         if event == _DONE:
             self.is_over = True
         if self.is_over:
@@ -167,7 +167,7 @@ class Reading:
         try:
             chunk = _read_chunk(event) if self.is_watched else _read_plain(event)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            raise Fault(f"the server sent a garbled chunk ({error})") from None
+            raise FaultError(f"the server sent a garbled chunk ({error})") from None
         if chunk.error is not None:
             raise _complaint(chunk.error, self._scrub)
         if chunk.usage is not None and chunk.usage.prompt_tokens_details is not None:
@@ -175,13 +175,13 @@ class Reading:
         if not chunk.choices or self.finish is not None:
             return []
         if len(chunk.choices) > 1 or chunk.choices[0].index != 0:
-            raise Refusal("the server sent more choices than the one that was asked for")
+            raise RefusalError("the server sent more choices than the one that was asked for")
         return self._read_choice(chunk.choices[0])
 
     def end(self) -> None:
-        """The stream is over. Raises Fault where the sequence is not."""
+        """The stream is over. Raises FaultError where the sequence is not."""
         if self.finish is None:
-            raise Fault("the stream ended without a finish reason")
+            raise FaultError("the stream ended without a finish reason")
 
     def _read_choice(self, choice: _Choice | _PlainChoice) -> list[Raw]:
         ids = choice.token_ids or []
@@ -197,14 +197,14 @@ class Reading:
 
     def _check_ids(self, ids: Seq[int]) -> None:
         if len(ids) > self._wanted.max_length - self._length:
-            raise Refusal("the server sent more tokens than were asked for")
+            raise RefusalError("the server sent more tokens than were asked for")
         if ids and not (min(ids) >= 0 and max(ids) < self._n_vocab):
-            raise Fault(f"the server sent a token id outside the vocabulary of {self._n_vocab}")
+            raise FaultError(f"the server sent a token id outside the vocabulary of {self._n_vocab}")
 
     def _watched(self, ids: Seq[int], choice: _Choice) -> list[Raw]:
         found = choice.logprobs.top_logprobs if choice.logprobs is not None else []
         if len(found) != len(ids):
-            raise Fault("the server sent tokens without their log-probabilities")
+            raise FaultError("the server sent tokens without their log-probabilities")
         tokens = []
         for token_id, best in zip(ids, found, strict=True):
             values: list[Any] = list(best.values()) if best else []
@@ -212,7 +212,7 @@ class Reading:
                 self.finish, self.error, self.is_over = "error", NO_DISTRIBUTION, True
                 break
             if not min(ENTROPY_TOP_K, self._n_vocab) <= len(values) <= _MOST_BEST:
-                raise Fault(f"the server sent {len(values)} log-probabilities of a token, not {ENTROPY_TOP_K}")
+                raise FaultError(f"the server sent {len(values)} log-probabilities of a token, not {ENTROPY_TOP_K}")
             tokens.append(Raw(token_id, list(map(self._names.__getitem__, best or ())), values))
         return tokens
 
@@ -226,22 +226,22 @@ class Reading:
     def _end_early(self, reason: str) -> None:
         """The server is through before the sequence is."""
         if reason == "stop":
-            raise Refusal(
+            raise RefusalError(
                 "the server ended the sequence with no stop id that it was given: name those of the model as"
                 " --engine_option stop_token_ids=[…]"
             )
         if reason == "length":
-            raise Refusal(
+            raise RefusalError(
                 f"the server ended the sequence at {self._length} of {self._wanted.max_length} tokens: its context is"
                 " shorter than it said, so give that as --max_model_len"
             )
-        raise Fault(f"the server ended the sequence with '{self._scrub(reason)[:40]}'")
+        raise FaultError(f"the server ended the sequence with '{self._scrub(reason)[:40]}'")
 
 
-def _complaint(error: Any, scrub: Callable[[str], str]) -> Fault | Refusal:
+def _complaint(error: Any, scrub: Callable[[str], str]) -> FaultError | RefusalError:
     """What an error inside a stream is, by the code in it."""
     code = error.get("code") if isinstance(error, Mapping) else None
     sentence = f"the server broke off ({scrub(said({'error': error}))})"
     if isinstance(code, int) and 400 <= code < 500 and code not in (408, 425, 429):
-        return Refusal(sentence)
-    return Fault(sentence)
+        return RefusalError(sentence)
+    return FaultError(sentence)
