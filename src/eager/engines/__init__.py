@@ -69,6 +69,8 @@ ENGINES: dict[str, EngineInfo] = {
     ),
 }
 
+_REPLICAS = ("eager.engines.vllm_replicas", "VLLMReplicas")  # of engine vllm, where there are several
+
 
 def is_installed(name: str) -> bool:
     """Whether what the engine needs can be imported."""
@@ -96,11 +98,16 @@ def load_engine(name: str, model_name: str, **options: Any) -> Engine:
 
     Raises EngineError, naming the remedy, where it is unknown, not installed, does not know an option or cannot start.
     """
-    engine_options(name, options, model_name)
+    checked = engine_options(name, options, model_name)
     info = ENGINES[name]
     if info.needs == "llama_cpp":
         ensure_llama_cpp_runs()  # before its import, which may be what it dies of
-    engine: Engine = getattr(import_module(info.module), info.class_name)(model_name, **options)
+    module, class_name = info.module, info.class_name
+    if isinstance(checked, VLLMOptions) and checked.data_parallel_size > 1:
+        if not is_installed("openai"):
+            raise EngineError("data_parallel_size above 1 needs engine openai: pip install 'eager-gen[openai]'")
+        module, class_name = _REPLICAS
+    engine: Engine = getattr(import_module(module), class_name)(model_name, **options)
     return engine
 
 
