@@ -231,13 +231,9 @@ def test_options_at_their_default_are_no_settings():
             [],
             ["base_url", "max_in_flight"],
         ),
+        (OpenAIOptions, {"base_url": "http://h", "insecure": True, "api_key": "k"}, [], ["base_url", "insecure"]),
         (OpenAIOptions, {"base_url": "http://h", "stop_token_ids": [2]}, ["stop_token_ids"], ["base_url"]),
-        (
-            OpenAIOptions,
-            {"base_url": "http://h", "draws": "gate", "tokenizer": "t"},
-            ["draws", "tokenizer"],
-            ["base_url"],
-        ),
+        (OpenAIOptions, {"base_url": "http://h", "draws": "gate"}, ["draws"], ["base_url"]),
         (ScriptedOptions, {"seconds_per_step": 0.1, "fail_after": 3}, [], ["seconds_per_step", "fail_after"]),
     ],
 )
