@@ -78,7 +78,7 @@ class _FastServer(asyncio.Protocol):
 
     def _answer(self, path: str, body: dict[str, Any]) -> None:
         if path == "/v1/completions":
-            asyncio.ensure_future(self._stream(body))
+            self._answering = asyncio.ensure_future(self._stream(body))
             return
         answers: dict[str, Any] = {
             "/v1/models": {"data": [{"id": MODEL, "max_model_len": 1 << 20}]},
@@ -186,7 +186,7 @@ def _plain_top(chunk: Any) -> list[int]:
     return [int(name[9:]) for name in chunk["choices"][0]["logprobs"]["top_logprobs"][0]]
 
 
-def parsers(n_tokens: int) -> dict[str, Callable[[bytes], Any]]:
+def parsers() -> dict[str, Callable[[bytes], Any]]:
     wanted = Wanted(MODEL, [1], 1 << 30, SamplingParams(), 1, [2], True, "server")
     reading = Reading(wanted, TokenNames(N_VOCAB), N_VOCAB, str)
     return {
@@ -212,8 +212,7 @@ def engine_cost(engine: OpenAIEngine, n_streams: int, n_tokens: int, is_watched:
     used, start = time.process_time(), time.perf_counter()
     for i in range(n_streams):
         engine.open(Request(i, (5, 6, 7), SamplingParams(), 3 + n_tokens, seed=i, monitor=is_watched))
-    n_done = n_open = n_streams
-    n_done = 0
+    n_open, n_done = n_streams, 0
     while n_open:
         for delta in engine.step():
             n_done += len(delta.tokens)
@@ -259,12 +258,11 @@ def _measure(url: str, n_streams: int, n_tokens: int, n_rounds: int) -> None:
     for (name, is_watched), costs in found.items():
         used, speed = (statistics.median(column) for column in zip(*costs, strict=True))
         all_used = ", ".join(f"{cost:.1f}" for cost, _ in costs)
-        print(
-            f"{name:20} {'20 log-probabilities' if is_watched else 'ids alone':20} {used:7.1f}  ({all_used})  {speed:7.0f} tokens/s"
-        )
+        asked = "20 log-probabilities" if is_watched else "ids alone"
+        print(f"{name:20} {asked:20} {used:7.1f}  ({all_used})  {speed:7.0f} tokens/s")
     events = [_event(i, True, None)[6:].strip() for i in range(2000)]
     print(f"parsing {len(events[0])} bytes, token ids as numbers; microseconds an event")
-    for name, parse in parsers(n_tokens).items():
+    for name, parse in parsers().items():
         print(f"{name:41} {min(parser_cost(parse, events) for _ in range(n_rounds)):7.1f}")
 
 
@@ -277,9 +275,8 @@ def _engine(url: str, n_streams: int) -> OpenAIEngine:
         return Facts(url, 1 << 20, N_VOCAB, "server", False)
 
     _openai_start.probe = facts
-    return OpenAIEngine(
-        MODEL, base_url=url, max_in_flight=n_streams, max_model_len=1 << 20, stop_token_ids=[N_VOCAB - 1]
-    )
+    how = {"max_in_flight": n_streams, "max_model_len": 1 << 20, "stop_token_ids": [N_VOCAB - 1]}
+    return OpenAIEngine(MODEL, base_url=url, **how)
 
 
 if __name__ == "__main__":
