@@ -1,11 +1,10 @@
 """What a run costs its driver, and how that grows with the number of prompts: processor seconds and memory.
 
-    python benchmarks/growth.py [--prompts 100,1000,10000] [--sequences 32] [--profile]
+    python benchmarks/growth.py [--prompts 100,1000,10000] [--sequences 32]
 
-The scripted engine plays short sequences, so that everything a prompt costs shows; its own time is told apart, as that is
-not the driver's. A child for each size runs `eager_init` into a temporary folder; others then open its journal and make
-recap's tables. All seconds are of the processor (of the whole child, with those it has waited for), as a busy machine
-would change any others.
+The scripted engine plays short sequences, so that everything a prompt costs shows; its own time is told apart, as that
+is not the driver's. A child for each size runs `eager_init` into a temporary folder; others then open its journal and
+make recap's tables. All seconds are of the processor, as a busy machine would change any others.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from eager.engines.scripted import ScriptedEngine  # only now can it be found without installing
-from eager.experiments import Run, RunPlan, encoded_prompts, settings_of
+from eager.experiments import Run, RunPlan, settings_of
 from eager.grading import MathGrader
 from eager.recap import recap
 from eager.recording import Recorder
@@ -146,26 +145,17 @@ def main() -> None:
 
 def show(n_prompts: int, found: dict[str, dict[str, Any]]) -> None:
     """What one size took."""
-    ran = found["run"]
-    n_tokens = ran["n_tokens"]
-    print(f"{n_prompts:,} prompts, {ran['n_sequences']:,} sequences, {n_tokens:,} tokens, {ran['bytes'] / 1e6:,.1f} MB")
-    print(
-        f"  {'grading, a process of its own':32} {ran['children']:9.2f} s {1e3 * ran['children'] / n_prompts:9.2f} ms/prompt"
-    )
-    for part, seconds in sorted(ran["seconds"].items(), key=lambda item: -item[1]):
-        print(
-            f"  {part:32} {seconds:9.2f} s {1e3 * seconds / n_prompts:9.2f} ms/prompt {1e6 * seconds / n_tokens:8.1f} us/token"
-        )
-    grown = (ran["peak"] - ran["began"]) / 1024
-    print(
-        f"  {'memory: peak, and since loading':32} {ran['peak'] / 1024:9.0f} MB {1e3 * grown / n_prompts:9.2f} kB/prompt"
-    )
-    for part in ("open", "recap"):
-        one = found[part]
-        print(
-            f"  {part:32} {one['own']:9.2f} s {1e3 * one['own'] / n_prompts:9.2f} ms/prompt, {one['peak'] / 1024:,.0f} MB",
-            flush=True,
-        )
+    ran, n_tokens = found["run"], found["run"]["n_tokens"]
+    size = f"{ran['bytes'] / 1e6:,.1f} MB"
+    print(f"{n_prompts:,} prompts, {ran['n_sequences']:,} sequences, {n_tokens:,} tokens, a journal of {size}")
+    seconds = {**ran["seconds"], "grading, in another process": ran["children"]}
+    seconds |= {f"then: {part}": found[part]["own"] for part in ("open", "recap")}
+    for part, spent in seconds.items():
+        a_prompt, a_token = 1e3 * spent / n_prompts, 1e6 * spent / n_tokens
+        print(f"  {part:28} {spent:9.2f} s {a_prompt:9.2f} ms a prompt {a_token:8.2f} us a token")
+    peaks = ", ".join(f"{part} {found[part]['peak'] / 1024:,.0f}" for part in PARTS)
+    grown = (ran["peak"] - ran["began"]) / n_prompts
+    print(f"  peak memory in MB: {peaks}; a run's over what it began with: {grown:.1f} kB a prompt", flush=True)
 
 
 if __name__ == "__main__":

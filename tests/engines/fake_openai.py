@@ -49,6 +49,7 @@ class FakeServer:
         self.faults, self.bodies, self.headers, self.paths = [], [], [], []
         self.n_open = self.most_open = self.n_sent = 0
         self.is_ill = False
+        self.n_engines = None  # as vLLM's metrics say
         self.port, self.tls = port, tls
 
     @property
@@ -95,6 +96,12 @@ class FakeServer:
 
     async def _health(self, request, body, web):
         return web.Response(status=503 if self.is_ill else 200)
+
+    async def _metrics(self, request, body, web):
+        if self.n_engines is None:
+            return await self._unknown(request, body, web)
+        lines = [f'vllm:num_requests_running{{engine="{i}",model_name="{MODEL}"}} 0.0' for i in range(self.n_engines)]
+        return web.Response(text="# HELP vllm:num_requests_running\n" + "\n".join(lines) + "\n")
 
     async def _version(self, request, body, web):
         return web.json_response({"version": "0.0.fake"})

@@ -87,6 +87,10 @@ class Client:
         """The JSON answered. Raises FaultError, RefusalError or EngineError."""
         return await self._whole("GET", url, path, None, seconds)
 
+    async def text(self, url: str, path: str) -> str:
+        """What is answered, as it is. Raises as `get` does."""
+        return (await self._bytes("GET", url, path, None, _ANSWER_SECONDS)).decode("utf-8", "replace")
+
     async def post(self, url: str, path: str, body: Mapping[str, Any]) -> Any:
         """As `get`, of a request with this body."""
         return await self._whole("POST", url, path, body, _ANSWER_SECONDS)
@@ -120,14 +124,18 @@ class Client:
                 response.close()
 
     async def _whole(self, method: str, url: str, path: str, body: Mapping[str, Any] | None, seconds: float) -> Any:
+        text = await self._bytes(method, url, path, body, seconds)
+        try:
+            return msgspec.json.decode(text) if text else None
+        except (msgspec.DecodeError, RecursionError):
+            raise FaultError(f"{url}{path} answers no JSON") from None
+
+    async def _bytes(self, method: str, url: str, path: str, body: Mapping[str, Any] | None, seconds: float) -> bytes:
         async with self._asked(method, url, path, body, {}, seconds) as response:
             text = await _read(response, _MOST_ANSWER)
             if len(text) > _MOST_ANSWER:
                 raise RefusalError(f"{url}{path} answers more than {_MOST_ANSWER:,} bytes")
-            try:
-                return msgspec.json.decode(text) if text else None
-            except (msgspec.DecodeError, RecursionError):
-                raise FaultError(f"{url}{path} answers no JSON") from None
+            return text
 
     @asynccontextmanager
     async def _asked(

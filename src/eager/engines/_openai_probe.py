@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections.abc import Mapping, Sequence as Seq
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,8 @@ from eager.engines.base import EngineError
 from eager.types import ENTROPY_TOP_K, SamplingParams
 from eager.words import one_line
 
+_ENGINE = re.compile(r'^vllm:num_requests_running\{[^}\n]*?engine="(\d{1,6})"', re.MULTILINE)
+_MOST_ENGINES = 4096
 _TEXT = "Once upon a time, in a land far away, there lived"
 _N_TOKENS = 8
 _ANY = 1 << 31
@@ -61,6 +64,15 @@ async def probe(client: Client, url: str, model: str, draws: str) -> Facts:
     Raises EngineError, with the list of what it lacks and the flag that gives it; FaultError where it does not answer.
     """
     return await _Probe(client, url, model).facts(draws)
+
+
+async def n_engines(client: Client, url: str) -> int:
+    """How many data-parallel engines vLLM runs there, each with a cache of its own; 1 where it says none."""
+    try:
+        metrics = await client.text(url, "/metrics")
+    except (FaultError, RefusalError, EngineError):
+        return 1
+    return max(1, len(set(_ENGINE.findall(metrics)[:_MOST_ENGINES])))
 
 
 class _Probe:

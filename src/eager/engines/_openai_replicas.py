@@ -1,5 +1,8 @@
 """Which of several servers a sequence goes to: its tree's, so that its prefix is cached there; or the least busy.
 
+Of a server that holds several data-parallel engines each is a replica, chosen by a header of vLLM's. To a router that
+stands before others a tree's name says the same, in the header that vllm-router hashes.
+
 Lives on the engine's event loop, and is used from nowhere else.
 """
 
@@ -13,14 +16,16 @@ from dataclasses import dataclass
 
 from eager.engines.base import EngineError
 
+_SESSION, _RANK = "X-Session-ID", "X-data-parallel-rank"
 _FIRST_LOOK, _LONGEST_BETWEEN_LOOKS = 0.2, 5.0  # seconds
 
 
 @dataclass(slots=True, eq=False)
 class Replica:
-    """One server. `fault` says why it is down, and is None while it is up; `n_open` streams come from it."""
+    """One server, or the engine `rank` in one. `fault` says why it is down; `n_open` streams come from it."""
 
     url: str
+    rank: int | None = None
     n_open: int = 0
     fault: str | None = None
 
@@ -56,7 +61,14 @@ class Replicas:
 
     def headers(self, family: Family, replica: Replica) -> Mapping[str, str]:
         """What a request of this family to this replica says beside its body."""
-        return {}
+        rank = {} if replica.rank is None else {_RANK: str(replica.rank)}
+        return {_SESSION: family.name, **rank}
+
+    def split(self, replica: Replica, n_engines: int) -> None:
+        """The server holds so many data-parallel engines, which have a cache each."""
+        if n_engines > 1:
+            parts = [Replica(replica.url, rank) for rank in range(n_engines)]
+            self.all = tuple(one for other in self.all for one in (parts if other is replica else [other]))
 
     async def choose(self, family: Family, avoid: Replica | None = None) -> Replica:
         """The replica for a sequence of the family; another than `avoid` where there is one.

@@ -15,7 +15,7 @@ import stamina
 from eager.engines._openai_faults import FaultError, pause_after
 from eager.engines._openai_http import Client
 from eager.engines._openai_loop import LoopThread
-from eager.engines._openai_probe import Facts, probe
+from eager.engines._openai_probe import Facts, n_engines, probe
 from eager.engines._openai_replicas import Family, Replicas
 from eager.engines.base import EngineError
 from eager.engines.options_openai import OpenAIOptions
@@ -87,6 +87,7 @@ async def _probe_all(connection: Connection, model: str, options: OpenAIOptions)
     for replica, outcome in zip(replicas.all, await asyncio.gather(*tries, return_exceptions=True), strict=True):
         if isinstance(outcome, Facts):
             found.append(outcome)
+            replicas.split(replica, await n_engines(connection.client, replica.url))
         elif isinstance(outcome, FaultError):
             replicas.put_down(replica, str(outcome))
             notices.append(f"{outcome}; the others do its work until it answers")

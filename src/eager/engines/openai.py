@@ -26,6 +26,7 @@ from eager.engines.base import Engine, EngineError
 from eager.engines.options_openai import OpenAIOptions
 from eager.types import Delta, Request, Token
 
+_MOST_REMEMBERED = 1 << 16  # sequences, for the trees that they are of
 _HEARTBEAT = 1.0  # seconds after which a step that has nothing to tell returns, so that a display can move
 
 
@@ -59,7 +60,7 @@ class OpenAIEngine(Engine):
         )
         self._refusals = Refusals(self._facts.n_vocab, self.max_model_len)
         self._open: dict[int, Sequence] = {}
-        self._ended: dict[int, Family] = {}  # since the last step
+        self._families: dict[int, Family] = {}  # of the sequences opened last, by their ids
         self._n_families, self._run = 0, uuid4().hex
         self._is_whole = True
 
@@ -74,6 +75,7 @@ class OpenAIEngine(Engine):
             request, family, list(request.token_ids), request.monitor, request.parent is not None, n_discarded
         )
         self._open[request.seq_id] = sequence
+        self._remember(request.seq_id, family)
         self._loop.call_soon_threadsafe(self._streams.start, sequence)
 
     def close(self, seq_id: int) -> None:
@@ -98,7 +100,6 @@ class OpenAIEngine(Engine):
     def step(self) -> list[Delta]:
         self._refuse_if_shut()
         self._mend()
-        self._ended.clear()
         deltas = self._refusals.take()
         if not self._open:
             return deltas
@@ -153,13 +154,20 @@ class OpenAIEngine(Engine):
         )
 
     def _family_of(self, parent: int | None) -> Family:
-        """The parent's, whose tree this sequence is of; else a new one."""
-        if parent in self._open:
-            return self._open[parent].family
-        if parent in self._ended:
-            return self._ended[parent]
+        """The parent's, whose tree this sequence is of; else a new one.
+
+        The parent may have ended long ago: servers run ahead of where a tree has been looked at.
+        """
+        if parent in self._families:
+            return self._families[parent]
         self._n_families += 1
         return Family(f"eager-{self._run}-{self._n_families}")
+
+    def _remember(self, seq_id: int, family: Family) -> None:
+        self._families.pop(seq_id, None)  # so that it goes to the end
+        self._families[seq_id] = family
+        if len(self._families) > _MOST_REMEMBERED:
+            del self._families[next(iter(self._families))]
 
     def _close(self, seq_id: int) -> int:
         """Close it if it is open; how many of its tokens had come for nothing."""
@@ -188,7 +196,6 @@ class OpenAIEngine(Engine):
         discarded, sequence.discarded = sequence.discarded + news.discarded, 0
         if news.finish is not None:
             del self._open[seq_id]
-            self._ended[seq_id] = sequence.family
         return Delta(seq_id, tokens, news.finish, news.error, news.recomputed, discarded)
 
     def _mend(self) -> None:
