@@ -36,6 +36,6 @@ def end_with_the_starter() -> None:
     """However that ends, the pipe from it closes: then this process ends, with all that vLLM has started."""
     while sys.stdin.buffer.read(1):
         pass
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.killpg(0, signal.SIGTERM)
     time.sleep(_GRACE_SECONDS)
-    os.killpg(os.getpgid(0), signal.SIGKILL)
+    os.killpg(0, signal.SIGKILL)

@@ -35,15 +35,15 @@ class VLLMReplicas(OpenAIEngine):
         path = find_model(model_name, options)
         common = engine_values(model_name, path, options)
         common |= {"served_model_name": [model_name], "logits_processors": [_GATE], "trust_request_chat_template": True}
-        common |= {"enable_prompt_tokens_details": True, "disable_uvicorn_access_log": True}
-        self._servers = Servers(places(options), common)
+        common |= {"enable_prompt_tokens_details": True, "disable_log_stats": False, "disable_uvicorn_access_log": True}
+        self.servers = Servers(places(options), common)
         self._files = model_files(path, options)
         with ExitStack() as on_failure:
-            on_failure.callback(self._servers.stop)
+            on_failure.callback(self.servers.stop)
             super().__init__(
                 model_name,
-                base_url=",".join(self._servers.urls),
-                api_key=self._servers.api_key,
+                base_url=",".join(self.servers.urls),
+                api_key=self.servers.api_key,
                 max_in_flight=min(65536, options.data_parallel_size * (options.capacity or _AT_ONCE)),
                 draws="gate",
                 **_chat_options(options, path, self._files),
@@ -59,7 +59,7 @@ class VLLMReplicas(OpenAIEngine):
 
     def shutdown(self) -> None:
         super().shutdown()
-        self._servers.stop()
+        self.servers.stop()
 
 
 def places(options: VLLMOptions) -> list[Place]:
