@@ -1,4 +1,4 @@
-"""Text by a server's tokenizer: the template's arguments arrive, refusals are sentences, stop ids are found or asked for."""
+"""Text by a server's tokenizer: the template's arguments arrive, stop ids are found or asked for."""
 
 import json
 
