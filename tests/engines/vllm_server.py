@@ -30,7 +30,7 @@ _shared = []
 
 
 class Server:
-    """`post` gives status and answer; `stream` an open answer, to be read or left."""
+    """`post` gives status and answer, `get_text` a page; `stream` an open answer, to be read or left."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -42,6 +42,14 @@ class Server:
             response = connection.getresponse()
             text = response.read()
             return response.status, json.loads(text) if text else None
+        finally:
+            connection.close()
+
+    def get_text(self, path):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().read().decode()
         finally:
             connection.close()
 

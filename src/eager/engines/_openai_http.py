@@ -115,10 +115,10 @@ class Client:
             self._streams.add(stream)
             try:
                 yield stream
-            except aiohttp.ClientError as error:
+            except aiohttp.ClientError:
                 if not stream.is_late:
                     raise
-                raise FaultError(f"{url} sent nothing for {self._chunk_timeout:g} seconds", is_down=True) from error
+                raise FaultError(f"{url} sent nothing for {self._chunk_timeout:g} seconds", is_down=True) from None
             finally:
                 self._streams.discard(stream)
                 response.close()
@@ -157,14 +157,14 @@ class Client:
                     complaint = self.scrub(said(await _read(response, _MOST_COMPLAINT)) or str(response.reason))
                     raise answered(response.status, complaint, url + path, response.headers.get("Retry-After"))
                 yield response
-        except asyncio.TimeoutError as error:
-            raise FaultError(f"{url} does not answer in time", is_down=True) from error
+        # What aiohttp raises may hold the request with its key: it is not handed on.
+        except asyncio.TimeoutError:
+            raise FaultError(f"{url} does not answer in time", is_down=True) from None
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError) as error:
-            raise FaultError(
-                f"{url}: {self.scrub(first_line(error))} (--insecure leaves certificates unchecked)", is_down=True
-            ) from error
+            reason = f"{url}: {self.scrub(first_line(error))} (--insecure leaves certificates unchecked)"
+            raise FaultError(reason, is_down=True) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise FaultError(f"{url}: {self.scrub(first_line(error))}", is_down=True) from error
+            raise FaultError(f"{url}: {self.scrub(first_line(error))}", is_down=True) from None
 
     async def _check_streams(self) -> None:
         """A timer a stream would be set anew with every token."""

@@ -66,7 +66,7 @@ def places(options: VLLMOptions) -> list[Place]:
     """Each replica has devices of its own on a GPU, processors of its own on a CPU. EngineError where there are few."""
     n = options.data_parallel_size
     if current_platform.is_cpu():
-        cpus = sorted(os.sched_getaffinity(0))
+        cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         return [Place({}, cpus[i * len(cpus) // n : (i + 1) * len(cpus) // n]) for i in range(n)]
     n_each = options.tensor_parallel_size * options.pipeline_parallel_size
     devices = options.library.get("device_ids") or range(current_platform.device_count())
