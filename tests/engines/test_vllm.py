@@ -385,7 +385,7 @@ def test_another_vllm_is_refused(version):
         ("n" * 300 + "/m", {}, "does not exist"),
         ("demo", {"kv_cache_gib": 2**20}, "does not fit this machine, which has .* GiB of memory in all"),
         ("demo", {"device": "cuda"}, "sees no CUDA device: use --device cpu"),
-        ("demo", {"data_parallel_size": 2}, "cannot hold 2 data-parallel replicas: leave"),
+        ("demo", {"data_parallel_size": 2}, "cannot hold 2 data-parallel replicas: load_engine"),
     ],
 )
 def test_what_cannot_start_is_refused_in_one_sentence(model_name, options, sentence):

@@ -72,7 +72,9 @@ _ENGINE_OPTIONS = {
     ),
     "tensor_parallel_size": _engine_option("tensor_parallel_size", "vLLM's.", type=int),
     "pipeline_parallel_size": _engine_option("pipeline_parallel_size", "vLLM's.", type=int),
-    "data_parallel_size": _engine_option("data_parallel_size", "vLLM's.", type=int),
+    "data_parallel_size": _engine_option(
+        "data_parallel_size", "So many replicas, for vLLM: a server each, on this machine.", type=int
+    ),
     "trust_remote_code": _engine_option("trust_remote_code", "vLLM's: run the model's own code.", is_flag=True),
     "base_url": _engine_option(
         "base_url", "For engine openai: the server's address as http://HOST:PORT; several separated by commas."
