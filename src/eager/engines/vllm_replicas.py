@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from eager.engines._chat import check_template
 from eager.engines._model_files import fingerprint
 from eager.engines._vllm_api import current_platform
 from eager.engines._vllm_servers import Place, Servers
@@ -20,7 +21,14 @@ from eager.engines.base import EngineError
 from eager.engines.openai import OpenAIEngine
 from eager.engines.options_vllm import VLLMOptions
 
-_GATE = "eager.engines.vllm_gate:Gate"
+_OF_A_SERVER = {
+    "logits_processors": ["eager.engines.vllm_gate:Gate"],
+    "generation_config": "vllm",  # no sampling of the model's own choice: requests say all
+    "trust_request_chat_template": True,  # of whoever has the key, which is this process
+    "enable_prompt_tokens_details": True,
+    "disable_log_stats": False,  # /metrics
+    "disable_uvicorn_access_log": True,
+}
 _AT_ONCE = 256  # sequences a replica, where nothing is said
 
 
@@ -31,12 +39,11 @@ class VLLMReplicas(OpenAIEngine):
 
     def __init__(self, model_name: str, **given: Any) -> None:
         options = VLLMOptions.of(given)
+        check_template(options.chat_template)
         check_start(options)
         path = find_model(model_name, options)
         common = engine_values(model_name, path, options)
-        common |= {"served_model_name": [model_name], "logits_processors": [_GATE], "trust_request_chat_template": True}
-        common |= {"enable_prompt_tokens_details": True, "disable_log_stats": False, "disable_uvicorn_access_log": True}
-        self.servers = Servers(places(options), common)
+        self.servers = Servers(places(options), {**common, **_OF_A_SERVER, "served_model_name": [model_name]})
         self._files = model_files(path, options)
         with ExitStack() as on_failure:
             on_failure.callback(self.servers.stop)
