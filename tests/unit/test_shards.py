@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -217,3 +218,20 @@ def test_the_command_line_says_what_a_shard_needs(
     done = CliRunner().invoke(command, [*base, *arguments])
     assert (done.exit_code, list(tmp_path.iterdir())) == (2, [])
     assert sentence in done.output
+
+
+def test_the_same_shard_twice_counts_once(task: LoadedTask, tmp_path: Path) -> None:
+    """A copy of a shard's folder among the others is told, and changes no number."""
+    parts = run_shards(task, tmp_path, replace(FIRST, experiments=("parallel",)), 2)
+    shutil.copytree(parts[0].folder, tmp_path / "copy")
+    whole = recap([part.folder for part in parts])
+    joined = recap([*(part.folder for part in parts), tmp_path / "copy"])
+    assert joined.findings.problems == [f"'{tmp_path / 'copy'}' is shard 1/2 a second time: left out"]
+    assert joined.rows[0].scores == whole.rows[0].scores
+
+
+def test_shards_of_other_sizes_are_not_added_up(task: LoadedTask, tmp_path: Path) -> None:
+    """A half and a third of a task overlap: they are two runs, each with shards missing."""
+    plan = replace(FIRST, experiments=("parallel",))
+    folders = [run(task, tmp_path, replace(plan, shard=shard)).folder for shard in (Shard(1, 2), Shard(1, 3))]
+    assert [len(row.measures.prompts) for row in recap(folders).rows] == [7, 5]

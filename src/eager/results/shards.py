@@ -107,7 +107,16 @@ def gathered(folders: Seq[tuple[Path, Seq[Results]]], findings: Findings) -> lis
 
 def _run_of(results: JournalResults) -> str | None:
     """What tells one sharded run from another; None for a whole one."""
-    return json.dumps(common_settings(results.settings), sort_keys=True) if "shard" in results.settings else None
+    shard = _shard_of(results)
+    return None if shard is None else json.dumps([shard.of, common_settings(results.settings)], sort_keys=True)
+
+
+def _shard_of(results: JournalResults) -> Shard | None:
+    """None, too, where the folder's settings name none that there is."""
+    try:
+        return Shard.parse(str(results.settings["shard"]))
+    except (KeyError, ValueError):
+        return None
 
 
 def _joined(folder: Path, everything: Seq[Results], findings: Findings) -> list[AnyResults]:
@@ -115,10 +124,10 @@ def _joined(folder: Path, everything: Seq[Results], findings: Findings) -> list[
     others: list[AnyResults] = []
     experiments: dict[Experiment, dict[Shard, JournalResults]] = {}
     for results in everything:
-        if not isinstance(results, JournalResults):
+        shard = _shard_of(results) if isinstance(results, JournalResults) else None
+        if not isinstance(results, JournalResults) or shard is None:
             others.append(results)
             continue
-        shard = Shard.parse(results.settings["shard"])
         parts = experiments.setdefault(results.experiment, {})
         if shard in parts:
             findings.problem(f"'{results.path.parent}' is shard {shard} a second time: left out")
