@@ -271,7 +271,7 @@ def _engine(url: str, n_streams: int) -> OpenAIEngine:
     from eager.engines import _openai_start
     from eager.engines._openai_probe import Facts
 
-    async def facts(client: Any, url: str, model: str, draws: str) -> Facts:
+    async def facts(client: Any, url: str, model: str, options: Any) -> Facts:
         return Facts(url, 1 << 20, N_VOCAB, "server", False)
 
     _openai_start.probe = facts
