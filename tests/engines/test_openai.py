@@ -358,6 +358,15 @@ def test_a_driver_that_does_not_take_is_not_buried(server, started, monkeypatch)
         assert ids_of(deltas) == right(seq_id, 400)
 
 
+def test_a_request_may_wait_its_turn_in_the_server(server, started):
+    """Longer than the timeout between chunks: `first_chunk_timeout` holds until the first."""
+    engine = started(server)
+    server.seconds_before = 1.0
+    ask(engine, 0)
+    assert ids_of(collect(engine, [0])[0]) == right(0)
+    assert len(server.bodies) == 1
+
+
 def test_a_server_that_waits_for_the_driver_is_not_taken_for_dead(server, started, monkeypatch):
     """A driver that is busy for longer than the chunk timeout costs no second request."""
     from eager.engines import _openai_streams
