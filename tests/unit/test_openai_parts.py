@@ -333,3 +333,26 @@ def test_a_request_asks_for_exactly_what_is_left():
     assert "logprobs" not in asked
     assert body("server")["logprobs"] == 20
     assert not any(isinstance(value, float) and math.isnan(value) for value in asked.values())
+
+
+# -- the display ------------------------------------------------------------------------------------------------
+
+
+def test_a_wait_for_servers_is_seen_with_its_countdown(capsys):
+    """In place of the speed, which is none then."""
+    from eager.cli.display import Display
+    from eager.engines.scripted import ScriptedEngine
+    from eager.generate import Generator
+    from eager.types import BranchConfig, TreeJob
+
+    class Waiting(ScriptedEngine):
+        waiting = "no server answers, waiting 42 s more"
+
+    generator = Generator(Waiting("chain"))
+    generator.add(TreeJob(0, (1, 2), BranchConfig(1, 1.0), SamplingParams(), 20, seed=1))
+    generator.step()
+    display = Display()
+    display.show("parallel", 0, 5, generator.progress)
+    display._shown -= 1000
+    display.show("parallel", 1, 5, generator.progress)
+    assert "parallel: 1/5 prompts, no server answers, waiting 42 s more" in capsys.readouterr().err

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+import math
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -25,32 +26,32 @@ _DATA = b"data:"
 class Stream:
     """An open answer of server-sent events. `data` yields what has come: the data of some events at once."""
 
-    def __init__(self, response: aiohttp.ClientResponse, url: str, clock: Callable[[], float], patience: float) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, url: str, first_patience: float, patience: float) -> None:
+        """`first_patience`: seconds until the first event, which waits its turn in the server; then `patience`."""
         self._response = response
         self._url = url
-        self._clock = clock
         self._patience = patience
-        self.heard = clock()
-        self.is_paused = False
+        self._clock = asyncio.get_running_loop().time
+        self._late_at = self._clock() + first_patience
         self.is_late = False
 
     async def data(self) -> AsyncIterator[list[bytes]]:
         """Raises FaultError where the connection breaks, or a line is longer than any that makes sense."""
         rest = b""
         async for piece in self._response.content.iter_any():
-            self.heard = self._clock()
+            self._late_at = self._clock() + self._patience
             *lines, rest = (rest + piece).split(b"\n")
             if len(rest) > _MOST_LINE:
                 raise FaultError(f"{self._url} sent a line of more than {_MOST_LINE:,} bytes")
             found = [line[len(_DATA) :].strip() for line in lines if line.startswith(_DATA)]
             if found:
-                self.is_paused = True  # whoever takes them may take their time
+                self._late_at = math.inf  # whoever takes them may take their time
                 yield found
-                self.heard, self.is_paused = self._clock(), False
+                self._late_at = self._clock() + self._patience
 
     def check(self) -> None:
         """Break the connection off where nothing has come for too long."""
-        if not self.is_paused and self._clock() - self.heard > self._patience:
+        if self._clock() > self._late_at:
             self.is_late = True
             self._response.close()
 
@@ -61,16 +62,16 @@ class Client:
     def __init__(self, options: OpenAIOptions) -> None:
         self.scrub = scrubber(options.api_key)
         self._chunk_timeout = options.chunk_timeout
+        self._first_chunk_timeout = options.first_chunk_timeout
         self._encode = msgspec.json.Encoder().encode
         self._streams: set[Stream] = set()
         headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
         if options.api_key is not None:
             headers["Authorization"] = f"Bearer {options.api_key.strip()}"
+        silence = max(options.first_chunk_timeout, options.chunk_timeout)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=not options.insecure),
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=_CONNECT_SECONDS, sock_read=options.first_chunk_timeout
-            ),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=silence),
             headers=headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -111,14 +112,14 @@ class Client:
     ) -> AsyncIterator[Stream]:
         """A streamed answer. What breaks it, at the start or inside, is a FaultError, RefusalError or EngineError."""
         async with self._asked("POST", url, path, body, headers, None) as response:
-            stream = Stream(response, url, asyncio.get_running_loop().time, self._chunk_timeout)
+            stream = Stream(response, url, self._first_chunk_timeout, self._chunk_timeout)
             self._streams.add(stream)
             try:
                 yield stream
             except aiohttp.ClientError:
                 if not stream.is_late:
                     raise
-                raise FaultError(f"{url} sent nothing for {self._chunk_timeout:g} seconds", is_down=True) from None
+                raise FaultError(f"{url} was silent for too long", is_down=True) from None
             finally:
                 self._streams.discard(stream)
                 response.close()

@@ -13,19 +13,21 @@ from eager.engines._openai_faults import FaultError, RefusalError
 from eager.engines._openai_http import Client
 from eager.engines._openai_wire import COMPLETIONS, Raw, Reading, TokenNames, Wanted
 from eager.engines.base import EngineError
+from eager.engines.options_openai import OpenAIOptions
 from eager.types import ENTROPY_TOP_K, SamplingParams
 from eager.words import one_line
 
 _ENGINE = re.compile(r'^vllm:num_requests_running\{[^}\n]*?engine="(\d{1,6})"', re.MULTILINE)
 _MOST_ENGINES = 4096
 _TEXT = "Once upon a time, in a land far away, there lived"
+_ANY_IDS = range(5, 13)
 _N_TOKENS, _N_TRIES = 8, 3
 _ANY = 1 << 31
 _WILD = SamplingParams(temperature=2.0)  # the highest that vLLM takes, so that other seeds draw other tokens
 _SHARP = SamplingParams(temperature=0.05, top_k=3)
 _SAME = 0.05  # between log-probabilities of one token in two batches, in 16 bits
 
-_TOKENIZE = "token ids of a text (/tokenize): use vllm serve, which has it"
+_TOKENIZE = "token ids of a text (/tokenize): use vllm serve, which has it, or give --tokenizer FOLDER"
 _CONTEXT = "its context length (max_model_len in /v1/models): use vllm serve, which says it"
 _IDS = "token ids in the answer (return_token_ids): use vLLM 0.10.2 or later"
 _LOGPROBS = f"{ENTROPY_TOP_K} log-probabilities of each token: start it with --max-logprobs {ENTROPY_TOP_K}"
@@ -58,12 +60,12 @@ class _Answer:
         return [token.id for token in self.tokens]
 
 
-async def probe(client: Client, url: str, model: str, draws: str) -> Facts:
-    """The facts about a server; `draws` as in its options.
+async def probe(client: Client, url: str, model: str, options: OpenAIOptions) -> Facts:
+    """The facts about a server, as far as the options leave them open.
 
     Raises EngineError, with the list of what it lacks and the flag that gives it; FaultError where it does not answer.
     """
-    return await _Probe(client, url, model).facts(draws)
+    return await _Probe(client, url, model).facts(options)
 
 
 async def n_engines(client: Client, url: str) -> int:
@@ -82,17 +84,17 @@ class _Probe:
         self._model = model
         self._said = ""  # by the server, of the last request that it refused
 
-    async def facts(self, draws: str) -> Facts:
+    async def facts(self, options: OpenAIOptions) -> Facts:
         about = await self._about_model()
         missing = [] if isinstance(about.get("max_model_len"), int) else [_CONTEXT]
         ids = await self._ids_of_text()
-        if ids is None:
-            raise self._lacks([*missing, _TOKENIZE])
+        missing += [] if ids or options.tokenizer else [_TOKENIZE]
+        ids = ids or list(_ANY_IDS)
         missing += await self._missing(ids)
         if missing:
             raise self._lacks(missing)
         n_vocab, found, is_cached, version = await asyncio.gather(
-            self._n_vocab(), self._draws(ids, draws), self._tells_cached(ids), self._version()
+            self._n_vocab(), self._draws(ids, options.draws), self._tells_cached(ids), self._version()
         )
         return Facts(self._url, about["max_model_len"], n_vocab, found, is_cached, str(about.get("root", "")), version)
 
