@@ -81,7 +81,7 @@ def run(place: Path, n_prompts: int, n_sequences: int) -> dict[str, Any]:
         (ScriptedEngine, "encode_chat", "engine"),
         (Journal, "append", "journal"),
         (Recorder, "record", "texts and grades"),
-        (Run, "_write", "result file"),
+        (results_folder, "write_result_file", "result file"),
         (results_folder, "experiment_result", "scores"),
     ):
         watch.on(owner, name, part)
