@@ -5,6 +5,7 @@ import json
 import math
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
+from pathlib import Path
 
 import needs
 import pytest
@@ -220,6 +221,21 @@ def test_a_chunk_may_hold_several_tokens_or_none():
     found.read(b'{"choices":[],"usage":{"prompt_tokens_details":{"cached_tokens":2}}}')
     found.read(b"[DONE]")
     assert (found.n_cached, found.is_over) == (2, True)
+
+
+def test_what_vllm_really_sent_is_read():
+    """Recorded from the CPU build's server, 0.32.0: of the second token the drawn one is not among the 20 best."""
+    recorded = (Path(__file__).parents[1] / "data" / "vllm_0_32_stream.txt").read_bytes()
+    wanted = Wanted("demo", [1] * 34, 36, SamplingParams(), 5, [2], True, "gate")
+    found = Reading(wanted, TokenNames(49152), 49152, str)
+    events = [line.removeprefix(b"data: ") for line in recorded.splitlines() if line]
+    tokens = [token for event in events for token in found.read(event)]
+    assert (found.finish, found.n_cached, found.is_over) == ("length", 32, True)
+    (first, second) = tokens_of([tokens])[0]
+    assert (first.id, first.best_ids[:3]) == (49, [504, 49, 57])
+    assert (second.id, second.best_ids[:3]) == (46064, [290, 7302, 42])
+    assert len(first.best_ids) == len(second.best_ids) == 20
+    assert second.id not in second.best_ids
 
 
 def test_the_end_is_where_the_sequence_says_it_is():
