@@ -84,7 +84,7 @@ def router(*urls):
     """vllm-router before the servers; its address. Where it is not installed the test skips, saying so."""
     command = shutil.which("vllm-router")
     if command is None:
-        pytest.skip(needs.missing("vllm-router", "a pip install of its own: vllm-router==0.1.17"))
+        pytest.skip("vllm-router is missing: pip install vllm-router==0.1.17 somewhere on the PATH")
     with socket.socket() as free, socket.socket() as metrics:
         ports = []
         for one in (free, metrics):
