@@ -140,17 +140,21 @@ def is_open(groups: Seq[int | None], n_used: int, max_sequences: int, settled: f
 
 
 def vote_shares(
-    groups: Seq[Seq[int | None]], used: Seq[int], max_sequences: int, settled: float = SETTLED
+    groups: Seq[Seq[int | None]],
+    used: Seq[int],
+    max_sequences: int,
+    settled: float = SETTLED,
+    most: int | None = None,
 ) -> dict[int, int]:
     """The next round of EAGer-vote: extra sequences by prompt index, the least certain prompt first; {} ends it.
 
-    Each prompt whose vote `is_open` gets max(1, M // 4) while the budget lasts. `groups` and `used`: as there, one a
-    prompt.
+    Each prompt whose vote `is_open` gets max(1, M // 4) while the budget lasts: there may be `most` sequences in all,
+    M * N unless told. `groups` and `used`: as there, one a prompt.
     """
     indices = range(len(groups))
     wanting = [i for i in indices if is_open(groups[i], used[i], max_sequences, settled)]
     wanting.sort(key=lambda i: majority_certainty(groups[i]))  # stable: then by index
-    left = max_sequences * len(groups) - sum(map(len, groups))
+    left = (max_sequences * len(groups) if most is None else most) - sum(map(len, groups))
     shares: dict[int, int] = {}
     for i in wanting:
         n_extra = len(groups[i]) - used[i]
@@ -159,3 +163,14 @@ def vote_shares(
             shares[i] = share
             left -= share
     return shares
+
+
+def vote_allowances(groups: Seq[Seq[int | None]], max_sequences: int, settled: float = SETTLED) -> dict[int, int]:
+    """What EAGer-init saved, by prompt index, before the first round: evenly to the prompts whose vote is open.
+
+    For several drivers of one task, each of which votes among its own prompts with the sum of what these are given.
+    `groups` are those of EAGer-init's sequences.
+    """
+    used = [len(prompt) for prompt in groups]
+    wanting = [i for i, prompt in enumerate(groups) if is_open(prompt, used[i], max_sequences, settled)]
+    return _even_split(wanting, saved_budget(used, max_sequences), _VOTE_CAP * max_sequences)

@@ -11,15 +11,16 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
-from eager.budget import SETTLED, ExtraRounds, adapt_shares, is_solved, label_shares
+from eager.budget import SETTLED, ExtraRounds
 from eager.engines import Engine
-from eager.errors import EagerError
 from eager.generator import Generator, Progress
 from eager.grading import MathGrader
 from eager.recording import Clock, Recorder
-from eager.results.experiment import KINDS, PUBLISHED_KINDS, Experiment, shortest
+from eager.results.experiment import KINDS, PUBLISHED_KINDS, Experiment
 from eager.results.folder import finished_prompts, keep_older_file, write_experiment
 from eager.results.scores import ExperimentResult, Regrader
+from eager.results.shards import Shard
+from eager.sharing import RunError, Sharing
 from eager.store.journal import Journal, StoreError
 from eager.store.records import PromptRecord, merged
 from eager.tasks import LoadedTask, Problem
@@ -34,10 +35,6 @@ _WRITE_EVERY_SECONDS = 30.0
 _WRITE_SHARE = 20
 
 
-class RunError(EagerError):
-    """The run cannot start or go on; the message names the culprit and the remedy."""
-
-
 class OnProgress(Protocol):
     """Told after every engine step how the current experiment stands."""
 
@@ -50,7 +47,8 @@ class RunPlan:
 
     `max_tokens` bounds the generated tokens of a sequence, None leaves it to the context. `record_entropies` has
     `parallel` monitored, too. `settle` is how certain a majority must be for eager_vote to leave its prompt alone, and
-    ends a tree of eager_init that is as certain; None: SETTLED, and no tree ends for it.
+    ends a tree of eager_init that is as certain; None: SETTLED, and no tree ends for it. `shard` is the part of the
+    task that is run; None for all of it.
     """
 
     experiments: tuple[str, ...]
@@ -60,6 +58,7 @@ class RunPlan:
     max_tokens: int | None = None
     record_entropies: bool = True
     settle: float | None = None
+    shard: Shard | None = None
 
     def __post_init__(self) -> None:
         if self.settle is not None and not 0.5 < self.settle < 1:
@@ -67,6 +66,11 @@ class RunPlan:
         common = {replace(rules, entropy_threshold=MAX_ENTROPY) for rules in self.rules}
         if len(common) != 1:
             raise ValueError("a run needs rules of branching that differ in nothing but their thresholds")
+
+    def indices(self, task: LoadedTask) -> range:
+        """Which of the task's prompts the run is for."""
+        n_prompts = len(task.problems)
+        return range(n_prompts) if self.shard is None else self.shard.indices(n_prompts)
 
     def max_length(self, n_prompt: int, engine: Engine) -> int:
         """Bound on a sequence that begins with a prompt of so many tokens, them included."""
@@ -96,8 +100,10 @@ class Run:
         self._on_progress = on_progress
         self.notices: list[str] = []
         """Sentences about files that were in the folder and are replaced."""
-        self._prompts = encoded_prompts(engine, task)
+        self._prompts = encoded_prompts(engine, [task.problems[index] for index in plan.indices(task)], task)
         _check_votes(plan, task)
+        n_most = plan.rules[0].max_sequences
+        self._sharing = Sharing(journal, len(task.problems), plan.shard, n_most, plan.settle)
         self._recorder = Recorder(engine, task, self._prompts, grader)
         self._clock = Clock()
 
@@ -121,18 +127,15 @@ class Run:
         experiment = Experiment(kind, None if kind == "parallel" else rules.entropy_threshold)
         name = experiment.name
         self.notices += keep_older_file(self._journal, experiment)
-        left = sorted(set(range(len(self._prompts))) - set(finished_prompts(self._journal, experiment)))
+        left = sorted(set(self._prompts) - set(finished_prompts(self._journal, experiment)))
         if kind == "parallel":
             finished = self._one_tree_each(name, left, rules, is_parallel=True)
         elif kind == "eager_init":
             finished = self._one_tree_each(name, left, rules, is_parallel=False)
         elif kind == "eager_vote":
-            self._check_init(kind, rules.entropy_threshold)
             finished = self._voted_trees(experiment, left, rules)
         else:
-            grades = self._init_grades(kind, rules.entropy_threshold)
-            shares = _shares(kind, grades, rules.max_sequences)
-            finished = self._extra_trees(name, left, [len(prompt) for prompt in grades], shares, rules)
+            finished = self._extra_trees(experiment, left, rules)
         return self._refused_if_all_failed(self._record(experiment, finished))
 
     # -- one tree a prompt: parallel and eager_init -------------------------------------------------------------
@@ -152,41 +155,13 @@ class Run:
 
     # -- rounds of extra trees: eager_adapt and eager -----------------------------------------------------------
 
-    def _check_init(self, kind: str, threshold: float) -> str:
-        """The name of the finished eager_init at this threshold."""
-        init = Experiment("eager_init", threshold).name
-        if self._journal.count(init) < len(self._prompts):
-            raise RunError(
-                f"{kind} shares out what {init} saved, and '{self._journal.folder}' has no finished {init}"
-                f" ({self._finished_inits()}): run --experiments eager_init into the same folder first"
-            )
-        return init
-
-    def _init_grades(self, kind: str, threshold: float) -> list[list[bool | None]]:
-        """The grades of eager_init's sequences at this threshold, a list a prompt."""
-        init = self._check_init(kind, threshold)
-        grades = [[sequence.correct for sequence in record.sequences] for record in self._journal.records(init)]
-        if kind == "eager" and all(grade is None for prompt in grades for grade in prompt):
-            raise RunError(
-                f"eager gives the saved budget to unsolved prompts, but nothing in {init} is graded:"
-                " give targets, grade code with eager eval-code first, or run eager_adapt, which needs none"
-            )
-        return grades
-
-    def _finished_inits(self) -> str:
-        """At which thresholds the folder holds a whole eager_init."""
-        names = [name for name in self._journal.experiments() if name.startswith("eager_init_th")]
-        finished = [
-            shortest(init.threshold)
-            for init in sorted(map(Experiment.parse, names))
-            if init.threshold is not None and self._journal.count(init.name) == len(self._prompts)
-        ]
-        return f"it has those of threshold {', '.join(finished)}" if finished else "nor one of another threshold"
-
     def _extra_trees(
-        self, name: str, left: Iterable[int], first: list[int], shares: Mapping[int, int], rules: BranchConfig
+        self, experiment: Experiment, left: Iterable[int], rules: BranchConfig
     ) -> abc.Generator[PromptRecord, None, None]:
-        """Grow each prompt's share; `first` numbers its first extra sequence: as many as eager_init used."""
+        """Grow each prompt's share; its first extra sequence is numbered as many as eager_init used."""
+        name = experiment.name
+        shared_out = self._sharing.shares(experiment.kind, rules.entropy_threshold, self._regrader)
+        first, shares = shared_out.used, shared_out.extra
         generator = self._generator(name)
         rounds: dict[int, ExtraRounds] = {}
         trees: dict[int, list[Generation]] = {}
@@ -215,7 +190,8 @@ class Run:
         """A tree a round for every prompt whose vote is open; a prompt is finished when its vote is closed."""
         waiting = list(left)
         settled = self._plan.settle or SETTLED
-        voting = Voting(self._journal, experiment, self._regrader, rules.max_sequences, settled)
+        most = self._sharing.most_votes(rules.entropy_threshold, self._prompts, self._regrader)
+        voting = Voting(self._journal, experiment, self._regrader, rules.max_sequences, settled, most)
         generator = self._generator(experiment.name)
         shares: Mapping[int, int] | None = None
         while waiting and shares != {}:
@@ -323,14 +299,6 @@ class Run:
         return replace(record, sequences=self._regrader.grouped(whole).sequences[n_first:])
 
 
-def _shares(kind: str, grades: list[list[bool | None]], max_sequences: int) -> dict[int, int]:
-    """Extra sequences by prompt, from what eager_init left over."""
-    used = [len(prompt) for prompt in grades]
-    if kind == "eager_adapt":
-        return adapt_shares(used, max_sequences)
-    return label_shares(used, list(map(is_solved, grades)), max_sequences)
-
-
 def _check_votes(plan: RunPlan, task: LoadedTask) -> None:
     """Whoever goes by how answers agree needs answers that can be compared."""
     asked = "eager_vote" if "eager_vote" in plan.experiments else "--settle" if plan.settle is not None else None
@@ -338,11 +306,11 @@ def _check_votes(plan: RunPlan, task: LoadedTask) -> None:
         raise RunError(f"{asked} goes by answers that agree, and programs cannot be compared: run eager_adapt instead")
 
 
-def encoded_prompts(engine: Engine, task: LoadedTask) -> list[tuple[int, ...]]:
-    """The chat that asks each problem, as ids. Raises RunError where one does not fit into the context."""
-    prompts = [tuple(engine.encode_chat(task.messages(problem))) for problem in task.problems]
-    for problem, ids in zip(task.problems, prompts, strict=True):
-        _check_fits(problem, len(ids), engine)
+def encoded_prompts(engine: Engine, problems: Iterable[Problem], task: LoadedTask) -> dict[int, tuple[int, ...]]:
+    """The chats that ask these problems of the task, as ids, by index. RunError where one does not fit the context."""
+    prompts = {problem.index: tuple(engine.encode_chat(task.messages(problem))) for problem in problems}
+    for index, ids in prompts.items():
+        _check_fits(task.problems[index], len(ids), engine)
     return prompts
 
 
@@ -369,7 +337,7 @@ def settings_of(plan: RunPlan, task: LoadedTask, options: Mapping[str, Any]) -> 
     data = {
         "data_name": task.task.name,
         "data_digest": _digest(task),
-        "n_prompts": len(task.problems),
+        "n_prompts": len(plan.indices(task)),
         "instruction": task.instruction,
     }
     if task.system_prompt is not None:  # a folder begun before it existed has no such setting
@@ -378,6 +346,8 @@ def settings_of(plan: RunPlan, task: LoadedTask, options: Mapping[str, Any]) -> 
         data["record_entropies"] = False
     if plan.settle is not None:
         data["settle"] = plan.settle
+    if plan.shard is not None:
+        data["shard"] = str(plan.shard)
     return {**options, **data, **asdict(plan.sampling), **branching, "max_tokens": plan.max_tokens, "seed": plan.seed}
 
 

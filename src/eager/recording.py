@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence as Seq
+from collections.abc import Mapping, Sequence as Seq
 from dataclasses import replace
 
 from eager.engines import Engine
@@ -27,9 +27,9 @@ class Clock:
 
 
 class Recorder:
-    """Makes the records of one task's prompts; `prompts` are their token ids."""
+    """Makes the records of a task's prompts; `prompts` are their token ids, by index."""
 
-    def __init__(self, engine: Engine, task: LoadedTask, prompts: Seq[tuple[int, ...]], grader: MathGrader) -> None:
+    def __init__(self, engine: Engine, task: LoadedTask, prompts: Mapping[int, Seq[int]], grader: MathGrader) -> None:
         self._engine = engine
         self._task = task
         self._prompts = prompts

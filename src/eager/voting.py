@@ -33,26 +33,36 @@ class Voting:
     """
 
     def __init__(
-        self, journal: Journal, experiment: Experiment, regrader: Regrader, max_sequences: int, settled: float
+        self,
+        journal: Journal,
+        experiment: Experiment,
+        regrader: Regrader,
+        max_sequences: int,
+        settled: float,
+        most: int | None = None,
     ) -> None:
-        """`experiment` is the eager_vote whose base is finished."""
+        """`experiment` is the eager_vote whose base is finished; its prompts may have `most` sequences: None, M * N."""
         self._journal = journal
         self._name = experiment.name
         self._base = Experiment("eager_init", experiment.threshold).name
         self._regrader = regrader
         self._max_sequences = max_sequences
         self._settled = settled
-        self._answers: list[list[str | None]] = []
-        self._groups: list[list[int | None]] = []
+        self._most = most
+        self._answers: dict[int, list[str | None]] = {}  # by prompt index, as all of these
+        self._groups: dict[int, list[int | None]] = {}
         for record in map(regrader.grouped, journal.records(self._base)):
-            self._answers.append([sequence.answer for sequence in record.sequences])
-            self._groups.append([sequence.group for sequence in record.sequences])
-        self._used = [len(answers) for answers in self._answers]
-        self._parts: list[list[int]] = [[] for _ in self._answers]
+            self._answers[record.prompt_index] = [sequence.answer for sequence in record.sequences]
+            self._groups[record.prompt_index] = [sequence.group for sequence in record.sequences]
+        self._used = {index: len(answers) for index, answers in self._answers.items()}
+        self._parts: dict[int, list[int]] = {index: [] for index in self._answers}
 
     def next_round(self) -> dict[int, int]:
         """How many sequences each prompt may have now; {} where nobody may have any."""
-        return vote_shares(self._groups, self._used, self._max_sequences, self._settled)
+        indices = list(self._groups)
+        groups, used = list(self._groups.values()), list(self._used.values())
+        shares = vote_shares(groups, used, self._max_sequences, self._settled, self._most)
+        return {indices[place]: share for place, share in shares.items()}
 
     def is_open(self, index: int) -> bool:
         """Whether the prompt may still be given something."""

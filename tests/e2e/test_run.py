@@ -437,3 +437,37 @@ def test_interrupted(tmp_path, data):
     assert process.returncode == 130
     assert re.search(r"stopped; the same command with --output_dir \S+ goes on from here", stderr)
     assert "Traceback" not in stderr
+
+
+def test_two_shards_and_their_recap(tmp_path, data):
+    """Each shard in its folder; the second step when all have finished the first; one table over both."""
+    shared = [*BASE, *data, "--output_dir", tmp_path / "out"]
+    for shard in ("1/2", "2/2"):
+        done = run(*shared, "--experiments", "parallel,eager_init", "--shard", shard)
+        assert done.returncode == 0, done.stderr
+    early = run(*shared, "--experiments", "eager", "--shard", "1/3")
+    assert early.returncode == 1
+    assert "has no finished eager_init_th1.5" in early.stderr
+    for shard in ("1/2", "2/2"):
+        done = run(*shared, "--experiments", "eager_adapt,eager", "--shard", shard)
+        assert done.returncode == 0, done.stderr
+    folders = [tmp_path / "out" / f"shard-{number}-of-2" for number in (1, 2)]
+    joined = run_eager("recap", *folders, "--json")
+    assert joined.returncode == 0, joined.stderr
+    whole = run(*BASE, *data, "--output_dir", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    alone = json.loads(run_eager("recap", tmp_path / "whole", "--json").stdout)
+    tables = [json.loads(joined.stdout), alone]
+    for table in tables:
+        assert [row.pop("seconds") > 0 for row in table["experiments"]] == [True] * 4
+    assert tables[0] == tables[1]
+
+
+def test_a_shard_that_is_stopped_says_how_it_goes_on(tmp_path, data):
+    """With the folder of all shards, as it was given."""
+    out = tmp_path / "out"
+    done = run(*BASE, *data, "--output_dir", out, "--shard", "1/2", "--experiments", "eager_init", "--limit", "9")
+    assert done.returncode == 0, done.stderr
+    other = run(*BASE, *data, "--output_dir", out, "--shard", "1/2", "--experiments", "eager_init", "--limit", "5")
+    assert other.returncode == 1
+    assert "begun with 5 prompts, now there are 3" in other.stderr

@@ -8,7 +8,8 @@ import pytest
 from eager.engines import ENGINES, Engine, EngineError, is_installed, load_engine
 from eager.types import Request, SamplingParams
 
-ENGINE_NAMES = ("scripted", "llama_cpp", "vllm")
+UNTOUCHED = "openai over an untouched server"
+ENGINE_NAMES = ("scripted", "llama_cpp", "vllm", "openai", UNTOUCHED)
 CAPACITY = 8
 
 # Chat templates as strangers may write them, and what is said of them.
@@ -38,6 +39,8 @@ def spoil_logits(engine: Engine, value: float, monkeypatch: pytest.MonkeyPatch) 
             return logits
 
         monkeypatch.setattr(engine, "_decode", decode_and_spoil)
+    elif engine.name == "openai":
+        pytest.skip("the model is a server's: test_openai.py has one that answers without numbers")
     else:
         runner = engine._llm.model_executor.driver_worker.worker.model_runner
         compute = runner.model.compute_logits
@@ -60,6 +63,8 @@ def break_off_steps(engine: Engine, n_whole: int, monkeypatch: pytest.MonkeyPatc
         from eager.engines import llama_cpp
 
         owner, name = llama_cpp.llama_cpp, "llama_decode"
+    elif engine.name == "openai":
+        owner, name = engine._inbox, "take"
     else:
         owner, name = engine._llm.engine_core, "get_output"
     decode, left = getattr(owner, name), iter(range(n_whole))
@@ -92,6 +97,8 @@ def check_shut(engine: Engine, ids: list[int]) -> None:
 
 
 def make_engine(name: str) -> Engine:
+    if name in ("openai", UNTOUCHED):
+        return make_openai_engine(draws="opening" if name == UNTOUCHED else "auto")
     if not is_installed(name):
         pytest.skip(needs.missing(name, str(ENGINES[name].extra)))
     if name == "scripted":
@@ -106,6 +113,18 @@ def make_engine(name: str) -> Engine:
     from vllm_factory import make_vllm_engine
 
     return make_vllm_engine()
+
+
+def make_openai_engine(**options) -> Engine:
+    """On the real server that all tests share, which has the gate."""
+    if not is_installed("openai"):
+        pytest.skip(needs.missing("stamina", "openai"))
+    import vllm_server
+
+    from eager.engines.openai import OpenAIEngine
+
+    url = f"http://127.0.0.1:{vllm_server.shared().port}"
+    return OpenAIEngine(vllm_server.MODEL, base_url=url, capacity=CAPACITY, **options)
 
 
 def tiny_llama(**options):

@@ -1,5 +1,6 @@
 """A real vLLM server on the CPU with the embedded model, started for a test on a free port of this machine."""
 
+import atexit
 import http.client
 import json
 import os
@@ -8,9 +9,10 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import needs
 import pytest
@@ -24,10 +26,11 @@ GATE = (
 MODEL = "demo"
 MAX_MODEL_LEN = 512
 _START_SECONDS = 300
+_shared = []
 
 
 class Server:
-    """`post` gives status and answer; `stream` an open answer, to be read or left."""
+    """`post` gives status and answer, `get_text` a page; `stream` an open answer, to be read or left."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -39,6 +42,14 @@ class Server:
             response = connection.getresponse()
             text = response.read()
             return response.status, json.loads(text) if text else None
+        finally:
+            connection.close()
+
+    def get_text(self, path):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().read().decode()
         finally:
             connection.close()
 
@@ -67,6 +78,17 @@ class Server:
             return connection.getresponse().status == 200
         except OSError:
             return False
+
+
+def shared():
+    """One server with the gate for all tests of a run: started when it is first asked for, ended with the run."""
+    if not _shared:
+        until_the_end = ExitStack()
+        atexit.register(until_the_end.close)
+        folder = until_the_end.enter_context(TemporaryDirectory())
+        options = (*GATE, "--enable-prompt-tokens-details")
+        _shared.append(until_the_end.enter_context(started(Path(folder) / "log.txt", *options)))
+    return _shared[0]
 
 
 @contextmanager

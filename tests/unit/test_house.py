@@ -21,7 +21,7 @@ LAYERS = [
     {"grading", "tasks"},
     {"store"},
     {"results"},
-    {"recording", "voting", "experiments", "code_eval", "replay"},
+    {"recording", "voting", "sharing", "experiments", "code_eval", "replay"},
     {"calibrate"},
     {"recap", "report"},
     {"api", "integrations"},
@@ -45,6 +45,7 @@ PROCESSES = {
     "code_eval/judge.py": "EvalPlus's check forks",
     "code_eval/sandbox.py": "bubblewrap",
     "engines/_native_check.py": "native code that may kill its process",
+    "engines/_vllm_servers.py": "vLLM's servers, one a replica",
 }
 # Everyone else writes files through `eager.atomic`: whole or not at all, by the umask, through links.
 WRITERS = {
@@ -52,6 +53,7 @@ WRITERS = {
     "code_eval/environment.py": "inside what `made_once` makes",
     "code_eval/judge.py": "as a child, what `made_once` has asked for",
     "engines/_native_probe.py": "in a temporary folder, for a child",
+    "engines/_vllm_servers.py": "logs in a temporary folder, of children",
     "store/journal.py": "appends, and sets damaged lines aside in place",
 }
 CORE = {"types", "entropy", "randomness", "branching", "branch_rules", "budget", "generator"}

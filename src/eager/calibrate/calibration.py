@@ -58,7 +58,7 @@ def calibrated(
     Raises CalibrationError where none of them could be drawn.
     """
     generator = Generator(engine, on_progress)
-    for index, prompt in enumerate(encoded_prompts(engine, task)):
+    for index, prompt in encoded_prompts(engine, task.problems, task).items():
         alone = BranchConfig(max_sequences=1, entropy_threshold=MAX_ENTROPY)
         length = plan.max_length(len(prompt), engine)
         generator.add(TreeJob(index, prompt, alone, plan.sampling, length, plan.seed, record_entropies=True))

@@ -33,6 +33,7 @@ _NOT_ASKED = {
     "varentropy_threshold": None,
     "varentropy_max_entropy": 2.5,
     "stop_after": None,
+    "shard": None,
 }
 
 
@@ -106,6 +107,8 @@ def _calibrate(
         display.say(f"loading {options['model_name']} with {options['engine']}")
         engine = load_engine(options["engine"], options["model_name"], **given)
         stack.callback(engine.shutdown)
+        for notice in engine.notices:
+            display.say(notice)
         calibration = drawn(plan, task, engine, settings_of_streams(settings, engine), display)
     choice = chosen(calibration, plan.rules[0], target)
     exposure = calibration.exposure(plan.rules[0])

@@ -72,9 +72,9 @@ def has_finished_prompts(folder: Path) -> bool:
         return True
 
 
-def how_to_go_on(folder: Path) -> str:
-    """After an end before the end, as a part of a sentence."""
-    again = f"the same command with --output_dir {shlex.quote(str(folder))} goes on from here"
+def how_to_go_on(folder: Path, given: Path | None = None) -> str:
+    """After an end before the end, as a part of a sentence; `given` is the --output_dir, where there was one."""
+    again = f"the same command with --output_dir {shlex.quote(str(given or folder))} goes on from here"
     return again if has_finished_prompts(folder) else f"{again}, with the first prompt: none was finished"
 
 

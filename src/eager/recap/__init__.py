@@ -16,6 +16,7 @@ from eager.recap.tables import print_comparison
 from eager.results.findings import Findings, ResultsError
 from eager.results.folder import Results, open_folder
 from eager.results.scores import Regrader
+from eager.results.shards import AnyResults, gathered
 from eager.store.records import PromptRecord
 from eager.words import one_line
 
@@ -27,15 +28,20 @@ OnPrompt = Callable[[Measures, int, PromptRecord], None]
 def recap(folders: Seq[Path], on_prompt: OnPrompt | None = None, *, is_brief: bool = False) -> Comparison:
     """Compare every experiment in the folders. `on_prompt` sees each prompt once, with its key across experiments.
 
-    `is_brief` leaves out experiments that are not complete, and correlations. Raises ResultsError where no folder holds
-    a result.
+    Of several folders, those that are shards of one task count as one. `is_brief` leaves out experiments that are not
+    complete, and correlations. Raises ResultsError where no folder holds a result.
     """
     findings, keys, experiments = Findings(), PromptKeys(), list[Measures]()
-    labels = folder_labels(folders)
     with MathGrader() as grader:
         regrader = Regrader(grader)
-        for folder, label in zip(folders, labels, strict=True):
-            for results in _experiments(folder, findings, regrader, is_only=len(folders) == 1):
+        is_only = len(folders) == 1
+        opened = [(folder, _experiments(folder, findings, regrader, is_only=is_only)) for folder in folders]
+        whole = (
+            [(folder, list[AnyResults](found)) for folder, found in opened] if is_only else gathered(opened, findings)
+        )
+        labels = folder_labels([folder for folder, _ in whole])
+        for (_, everything), label in zip(whole, labels, strict=True):
+            for results in everything:
                 if is_brief and not results.facts.is_complete:
                     continue
                 measures = _measured(results, label, keys, on_prompt)
@@ -50,7 +56,7 @@ def recap(folders: Seq[Path], on_prompt: OnPrompt | None = None, *, is_brief: bo
     return compare(_unique(experiments), findings, with_correlations=not is_brief)
 
 
-def _measured(results: Results, folder: str, keys: PromptKeys, on_prompt: OnPrompt | None) -> Measures:
+def _measured(results: AnyResults, folder: str, keys: PromptKeys, on_prompt: OnPrompt | None) -> Measures:
     name = results.experiment.name
     measures = Measures(f"{folder}/{name}" if folder else name, folder, results.experiment, results.facts)
     for record in results.records():

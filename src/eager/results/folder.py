@@ -34,6 +34,7 @@ class JournalResults:
         self.experiment = experiment
         self.builds_on = experiment.base
         self.path = _file_of(journal, experiment)
+        self.settings = journal.settings
         n_prompts = journal.settings.get("n_prompts")
         self._indices = finished_prompts(journal, experiment)
         self.facts = Facts.of(
