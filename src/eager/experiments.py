@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections import abc
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
@@ -14,9 +14,10 @@ from typing import Any, Protocol
 from eager.budget import SETTLED, ExtraRounds, adapt_shares, label_shares
 from eager.engines import Engine
 from eager.errors import EagerError
-from eager.generate import Generator, Progress
+from eager.generate import Progress
 from eager.grading import MathGrader
 from eager.recording import Clock, Recorder
+from eager.requeue import RequeuingGenerator
 from eager.results.experiment import KINDS, PUBLISHED_KINDS, Experiment, shortest
 from eager.results.folder import finished_prompts, keep_older_file, write_experiment
 from eager.results.scores import ExperimentResult, Regrader
@@ -85,7 +86,9 @@ class Run:
         journal: Journal,
         grader: MathGrader,
         on_progress: OnProgress | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
+        """`tell` hears at once, in sentences, of failures that the run survives."""
         self._plan = plan
         self._engine = engine
         self._task = task
@@ -94,6 +97,7 @@ class Run:
         self._regrader = Regrader(grader, may_fall_back=False)
         self._unwritten: Experiment | None = None  # has prompts that its result file lacks
         self._on_progress = on_progress
+        self._tell = tell
         self.notices: list[str] = []
         """Sentences about files that were in the folder and are replaced."""
         self._prompts = encoded_prompts(engine, task)
@@ -202,7 +206,7 @@ class Run:
             index = job.prompt_index
             trees[index].append(generation)
             rounds[index].finish_round(len(generation.sequences))
-            if rounds[index].is_done:
+            if rounds[index].is_done or index in generator.given_up:
                 yield self._recorder.record(name, index, trees.pop(index), first[index])
             else:
                 n_so_far = job.first_sequence + len(generation.sequences)
@@ -227,12 +231,12 @@ class Run:
             shares = voting.next_round()
             self._grow_round(generator, experiment.name, shares, rules, voting)
             closed = [index for index in waiting if not shares or not voting.is_open(index)]
-            waiting = [index for index in waiting if index not in set(closed)]
+            waiting = [index for index in waiting if shares and voting.is_open(index)]
             for index in closed:
                 yield voting.whole(index, self._recorder.record(experiment.name, index, [], voting.n_init(index)))
 
     def _grow_round(
-        self, generator: Generator, name: str, shares: Mapping[int, int], rules: BranchConfig, voting: Voting
+        self, generator: RequeuingGenerator, name: str, shares: Mapping[int, int], rules: BranchConfig, voting: Voting
     ) -> None:
         """Each prompt's tree of the round, from the journal where an earlier run has grown it."""
         for index, share in shares.items():
@@ -249,12 +253,12 @@ class Run:
 
     # -- common -------------------------------------------------------------------------------------------------
 
-    def _generator(self, name: str) -> Generator:
+    def _generator(self, name: str) -> RequeuingGenerator:
         def on_step(progress: Progress) -> None:
             if self._on_progress is not None:
                 self._on_progress(name, self._journal.count(name), len(self._prompts), progress)
 
-        return Generator(self._engine, on_step)
+        return RequeuingGenerator(self._engine, on_step, self._tell)
 
     def _job(self, index: int, rules: BranchConfig, first_sequence: int) -> TreeJob:
         plan, prompt_ids = self._plan, self._prompts[index]

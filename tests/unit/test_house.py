@@ -17,6 +17,7 @@ LAYERS = [
     {"branching", "branch_rules", "budget"},
     {"engines"},
     {"generate"},
+    {"requeue"},
     {"metrics"},
     {"grading", "tasks"},
     {"store"},
@@ -53,7 +54,7 @@ WRITERS = {
     "engines/_native_probe.py": "in a temporary folder, for a child",
     "store/journal.py": "appends, and sets damaged lines aside in place",
 }
-CORE = {"types", "entropy", "randomness", "branching", "branch_rules", "budget", "generate"}
+CORE = {"types", "entropy", "randomness", "branching", "branch_rules", "budget", "generate", "requeue"}
 
 
 def top_level(path: Path) -> str:

@@ -125,7 +125,7 @@ def _answer(
         _check_identity(begun_with, engine.identity(), options["model_name"], journal.folder)
         plan, found = with_found_thresholds(plan, task, engine, journal, options["entropy_threshold"], display)
         journal.append_about({**_about(engine, options["notes"], engine_options), "calibration": found})
-        run = Run(plan, engine, task, journal, grader, display.show)
+        run = Run(plan, engine, task, journal, grader, display.show, display.say)
         stack.callback(lambda: _say_all(display, run.notices))
         results: list[ExperimentResult] = []
         # However the run ends, what was finished is written and shown; the display has gone by then.
