@@ -104,11 +104,11 @@ def test_a_second_signal_ends_it_at_once_and_spoils_nothing(tmp_path, arguments)
     process.communicate(timeout=30)
     before = (tmp_path / "out" / "parallel.json").read_bytes()
     writing = (
-        "import time, eager.atomic, eager.experiments\n"
+        "import time, eager.atomic, eager.keeping\n"
         "def write(journal, experiment, regrader):\n"
         "    with eager.atomic.replacing(journal.folder / 'parallel.json') as file:\n"
         "        file.write('half of it'); file.flush(); print('writing', flush=True); time.sleep(60)\n"
-        "eager.experiments.write_experiment = write"
+        "eager.keeping.write_experiment = write"
     )
     process = start(patched(writing, *arguments), env=SLOW)
     wait_for_prompts(tmp_path / "out", len(Journal(tmp_path / "out").prompts("parallel")) + 2, process)
@@ -127,9 +127,9 @@ def test_a_second_signal_ends_it_at_once_and_spoils_nothing(tmp_path, arguments)
 def test_the_same_signal_twice_in_a_row_is_one_wish(tmp_path, arguments):
     """`timeout` sends it to the process and then to its group: the results are written all the same."""
     writing = (
-        "import time, eager.experiments\n"
-        "write = eager.experiments.write_experiment\n"
-        "eager.experiments.write_experiment = lambda *a: time.sleep(0.3) or write(*a)"
+        "import time, eager.keeping\n"
+        "write = eager.keeping.write_experiment\n"
+        "eager.keeping.write_experiment = lambda *a: time.sleep(0.3) or write(*a)"
     )
     process = start(patched(writing, *arguments), env=SLOW)
     wait_for_prompts(tmp_path / "out", 3, process)

@@ -19,6 +19,7 @@ from eager.engines import EngineError
 from eager.engines._vllm_watch import Watch
 from eager.engines.vllm import VLLMEngine
 from eager.generate import Generator
+from eager.requeue import RequeuingGenerator
 from eager.types import BranchConfig, Request, SamplingParams, TreeJob
 
 SAMPLING = SamplingParams(temperature=0.8)
@@ -583,8 +584,38 @@ def test_a_broken_vllm_is_an_engine_error(monkeypatch):
     engine.open(Request(0, [1, 2], SAMPLING, 10, seed=1))
     with pytest.raises(EngineError, match=r"vLLM broke with 1 sequences open \(out of memory\)"):
         engine.step()
+    assert engine._llm.requests == {}
     engine._llm.abort_request = None
     engine.close(0)
+
+
+def test_steps_that_fail_change_no_tree(engine, monkeypatch):
+    """vLLM enters prefixes into its cache before it computes them: none of a failed step is taken from there."""
+    prompt = tuple(ask(engine, "Why is the sky blue? " * 12))
+    rules = BranchConfig(max_sequences=3, entropy_threshold=0.8)
+    jobs = [TreeJob(index, prompt, rules, SAMPLING, len(prompt) + 20, seed=7) for index in range(2)]
+
+    def sequences_by(generator):
+        for job in jobs:
+            generator.add(job)
+        return {job.prompt_index: tree.sequences for job, tree in generator.run()}
+
+    expected = sequences_by(Generator(engine))
+    engine._llm.reset_prefix_cache()
+    executor = engine._llm.engine_core.engine_core.model_executor
+    execute, n_calls = executor.execute_model, 0
+
+    def failing(*arguments, **options):
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls in (1, 9, 40):
+            raise RuntimeError("out of memory")
+        return execute(*arguments, **options)
+
+    monkeypatch.setattr(executor, "execute_model", failing)
+    assert sequences_by(RequeuingGenerator(engine)) == expected
+    assert n_calls > 40
+    assert engine._llm.reset_prefix_cache()  # nothing holds a block any more
 
 
 def test_opening_on_a_broken_vllm_is_an_engine_error(monkeypatch):

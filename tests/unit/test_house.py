@@ -22,7 +22,7 @@ LAYERS = [
     {"grading", "tasks"},
     {"store"},
     {"results"},
-    {"recording", "voting", "experiments", "code_eval", "replay"},
+    {"recording", "keeping", "voting", "experiments", "code_eval", "replay"},
     {"calibrate"},
     {"recap", "report"},
     {"cli", "server"},

@@ -98,9 +98,11 @@ class VLLMEngine(Engine):
         try:
             yield
         except (EngineDeadError, RuntimeError) as error:
-            n_open = self._requests.forget_all()
+            request_ids = self._requests.forget_all()
+            with suppress(EngineDeadError, RuntimeError):  # it may have been one step only
+                self._llm.abort_request(request_ids)
             raise EngineError(
-                f"vLLM broke with {n_open} sequences open ({first_line(error)}): "
+                f"vLLM broke with {len(request_ids)} sequences open ({first_line(error)}): "
                 "start again, with a smaller capacity if the memory ran out"
             ) from error
 
