@@ -93,6 +93,7 @@ class Run:
         self._keeper = Keeper(journal, self._regrader)
         self._on_progress = on_progress
         self._tell = tell
+        self._stop: Callable[[], object] | None = None
         self.notices: list[str] = []
         """Sentences about files that were in the folder and are replaced."""
         self._prompts = encoded_prompts(engine, task)
@@ -104,6 +105,10 @@ class Run:
         for kind in self._plan.experiments:
             for rules in self._plan.rules[:1] if kind == "parallel" else self._plan.rules:
                 yield self._run_one(kind, rules)
+
+    def come_to_an_end(self, stop: Callable[[], object]) -> None:
+        """Begin no further tree, and call `stop` after the step with which none is open any more; from any place."""
+        self._stop = stop
 
     def write_finished(self) -> None:
         """After `run` was left in the middle: write the result file that lacks finished prompts. Raises StoreError."""
@@ -244,8 +249,14 @@ class Run:
         def on_step(progress: Progress) -> None:
             if self._on_progress is not None:
                 self._on_progress(name, self._journal.count(name), len(self._prompts), progress)
+            if self._stop is not None:
+                generator.max_open = 0
+                if not progress.trees_open:
+                    self._stop()
 
-        return RequeuingGenerator(self._engine, on_step, self._tell)
+        generator = RequeuingGenerator(self._engine, on_step, self._tell)
+        generator.max_open = None if self._stop is None else 0
+        return generator
 
     def _job(self, index: int, rules: BranchConfig, first_sequence: int) -> TreeJob:
         plan, prompt_ids = self._plan, self._prompts[index]

@@ -79,7 +79,7 @@ class ScriptedEngine(Engine):
 
     @property
     def has_room(self) -> bool:
-        return len(self._active) < self.capacity and not self.is_shut
+        return len(self._active) + len(self._waiting) < self.capacity and not self.is_shut
 
     def step(self) -> list[Delta]:
         self._refuse_if_shut()
