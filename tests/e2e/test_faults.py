@@ -17,13 +17,13 @@ from conftest import ROOT
 from eager.store.journal import Journal
 
 EXPERIMENTS = ["parallel", "eager_init_th1.5", "eager_adapt_th1.5", "eager_th1.5", "eager_vote_th1.5"]
-N_PROMPTS = 24
-SLOW = {**os.environ, "EAGER_SCRIPTED_SECONDS_PER_STEP": "0.02"}
+N_PROMPTS = 60
+SLOW = {**os.environ, "EAGER_SCRIPTED_SECONDS_PER_STEP": "0.005"}
 
 
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory) -> list[str]:
-    """Of all experiments over 24 problems on the scripted engine, without the value of --output_dir at its end."""
+    """Of all experiments over 60 problems on the scripted engine, without the value of --output_dir at its end."""
     path = tmp_path_factory.mktemp("data") / "problems.csv"
     rows = [f"how many {'y ' * (i % 7)}?,{1 + i % 3}" for i in range(N_PROMPTS)]
     path.write_text("question,answer\n" + "\n".join(rows) + "\n")
@@ -62,11 +62,11 @@ def test_killed_twenty_times_in_a_row(tmp_path, arguments, undisturbed):
     script = ROOT / "tests" / "kill_again.py"
     killed = subprocess.run(
         [sys.executable, script, "5", "20", *arguments, tmp_path],
-        env={**os.environ, "EAGER_SCRIPTED_SECONDS_PER_STEP": "0.05"}, capture_output=True, text=True, check=False,
+        env={**os.environ, "EAGER_SCRIPTED_SECONDS_PER_STEP": "0.002"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert killed.returncode == 0, killed.stderr
     n_before = sum(Journal(tmp_path).count(name) for name in EXPERIMENTS)
-    assert 0 < n_before < len(EXPERIMENTS) * N_PROMPTS
+    assert N_PROMPTS / 2 < n_before < len(EXPERIMENTS) * N_PROMPTS
     done = run_eager(*arguments, tmp_path)
     assert done.returncode == 0, done.stderr
     assert_each_prompt_once(tmp_path)
@@ -91,11 +91,11 @@ def test_a_disk_that_fills_up_and_then_has_room(tmp_path, arguments, undisturbed
     needs.program("unshare", "util-linux")
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
-    mount = f"mount -t tmpfs -o size=48k tmpfs {disk}"
+    mount = f"mount -t tmpfs -o size=128k tmpfs {disk}"
     if subprocess.run(["unshare", "-rm", "sh", "-c", mount], check=False, capture_output=True).returncode:
         pytest.skip("this system lets nobody mount a small disk")
     steps = [mount]
-    for size in ("96k", "256k", "8m"):
+    for size in ("256k", "640k", "16m"):
         steps += ['"$@"; echo "exit code $?" >&2', f"mount -o remount,size={size} {disk}"]
     steps += ['"$@"', f"cp -r {disk}/out {kept}"]
     command = ["unshare", "-rm", "sh", "-c", "\n".join(["set -e", *steps]).replace('"$@";', '"$@" ||')]
