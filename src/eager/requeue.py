@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from eager.branching import IsSettled
-from eager.engines.base import Engine, EngineError
+from eager.engines.base import Engine, EngineError, EngineLostError
 from eager.errors import first_line
 from eager.generate import Generator, Progress, Step
 from eager.types import MAX_ENTROPY, BranchConfig, Generation, SequenceResult, TreeJob
@@ -58,6 +58,8 @@ class RequeuingGenerator(Generator):
         untried, self._untried = self._untried, []
         try:
             step = super().step()
+        except EngineLostError:
+            raise
         except (EngineError, MemoryError) as error:
             step = self._after(error)
         for job, _ in step.finished:

@@ -46,6 +46,11 @@ PROCESSES = {
     "code_eval/sandbox.py": "bubblewrap",
     "engines/_native_check.py": "native code that may kill its process",
 }
+# Everyone else measures time with a clock that never jumps.
+WALL_CLOCKS = {
+    "cli/place.py": "the name of a run's folder",
+    "engines/_chat.py": "the date in prompts, where a template wants one; kept with the run",
+}
 # Everyone else writes files through `eager.atomic`: whole or not at all, by the umask, through links.
 WRITERS = {
     "atomic.py": "the one",
@@ -163,6 +168,22 @@ def test_few_read_the_environment():
 def test_few_start_processes():
     """Only those on the list, each for its reason; all Pythons among them are started isolated."""
     assert files_that_name("subprocess", "multiprocessing", "system", "popen", "fork") == set(PROCESSES)
+
+
+def looks_at_the_date(node: ast.AST) -> bool:
+    """Whether this is a call that asks what time it is."""
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+        return False
+    named = {item.id for item in ast.walk(node.func.value) if isinstance(item, ast.Name)}
+    asked = {"time": {"time", "time_ns", "ctime", "strftime", "localtime", "gmtime"}}
+    asked |= {"datetime": {"now", "utcnow", "today"}, "date": {"today"}}
+    return any(node.func.attr in asked.get(name, ()) for name in named)
+
+
+def test_few_look_at_the_date():
+    """Only those on the list, each for its reason: nothing is waited for or measured by a clock that jumps."""
+    trees = {path.relative_to(SRC).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
+    assert {name for name, tree in trees.items() if any(map(looks_at_the_date, ast.walk(tree)))} == set(WALL_CLOCKS)
 
 
 def writes_files(node: ast.AST) -> bool:

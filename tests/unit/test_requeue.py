@@ -11,6 +11,7 @@ from test_branching import STOPS, noisy
 
 from eager.cli import main
 from eager.engines import EngineError, scripted
+from eager.engines.base import EngineLostError
 from eager.engines.scripted import ScriptedEngine
 from eager.generate import Generator
 from eager.requeue import RequeuingGenerator
@@ -145,6 +146,18 @@ def test_a_dead_engine_is_no_fault_of_the_prompts():
     assert not engine._active
     engine._steps_left = None
     assert len(grow(RequeuingGenerator(engine), jobs(8))) == 8
+
+
+def test_an_engine_that_says_it_is_lost_is_believed():
+    """It was shut down, or its server is gone: nothing is tried again."""
+    engine = FaultyEngine(script=noisy(1, p_end=0.0))
+    generator = RequeuingGenerator(engine, on_failure=pytest.fail)
+    for job in jobs(8):
+        generator.add(job)
+    generator.step()
+    engine.shutdown()
+    with pytest.raises(EngineLostError, match="was shut down"):
+        list(generator.run())
 
 
 def test_more_may_be_open_again_as_trees_finish():
