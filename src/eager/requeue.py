@@ -66,6 +66,7 @@ class RequeuingGenerator(Generator):
             del self._n_alone[id(job)]
         self._ease(len(step.finished))
         step.finished.extend(untried)
+        self.progress.trees_done += len(untried)
         return step
 
     def _break_off(self) -> None:
