@@ -10,6 +10,7 @@ from eager.engines.base import Engine, EngineError, EngineLostError
 from eager.errors import first_line
 from eager.generate import Generator, Progress, Step
 from eager.types import MAX_ENTROPY, BranchConfig, Generation, SequenceResult, TreeJob
+from eager.words import count
 
 
 class RequeuingGenerator(Generator):
@@ -86,7 +87,8 @@ class RequeuingGenerator(Generator):
             broken_off = []
         else:
             self.max_open, self._n_finished = max(1, len(broken_off) // 2), 0
-            self._say(f"{_said(error)}; {len(broken_off)} open prompts begin again, at most {self.max_open} at once")
+            begun_again = count(len(broken_off), "open prompt")
+            self._say(f"{_said(error)}; begun again: {begun_again}, at most {self.max_open} at once")
         self._waiting.extend([*broken_off, *held_back])
         return step
 

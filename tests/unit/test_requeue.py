@@ -117,8 +117,8 @@ def test_it_is_halved_until_the_cause_is_alone_and_then_not_at_all():
     generator = RequeuingGenerator(engine, on_failure=told.append)
     grow(generator, jobs(16))
     assert told == [
-        *(f"poison; {n} open prompts begin again, at most {n // 2} at once" for n in (16, 8, 4, 2)),
-        "poison; 1 open prompts begin again, at most 1 at once",
+        *(f"poison; begun again: {n} open prompts, at most {n // 2} at once" for n in (16, 8, 4, 2)),
+        "poison; begun again: 1 open prompt, at most 1 at once",
         "poison; prompt 0 was alone and is given up",
     ]
     assert generator.max_open is None
@@ -130,7 +130,7 @@ def test_the_first_failure_of_a_lone_tree_is_no_verdict():
     told = []
     generator = RequeuingGenerator(FaultyEngine(script=script, breaks={3}), on_failure=told.append)
     assert grow(generator, jobs(1)) == undisturbed(script, jobs(1))
-    assert told == ["step 3 broke; 1 open prompts begin again, at most 1 at once"]
+    assert told == ["step 3 broke; begun again: 1 open prompt, at most 1 at once"]
 
 
 def test_a_dead_engine_is_no_fault_of_the_prompts():
