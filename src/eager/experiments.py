@@ -4,35 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections import abc
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from eager.budget import SETTLED, ExtraRounds
 from eager.engines import Engine
-from eager.generator import Generator, Progress
+from eager.generator import Progress
 from eager.grading import MathGrader
-from eager.recording import Clock, Recorder
+from eager.keeping import Keeper
+from eager.recording import Recorder
+from eager.requeue import RequeuingGenerator
 from eager.results.experiment import KINDS, PUBLISHED_KINDS, Experiment
-from eager.results.folder import finished_prompts, keep_older_file, write_experiment
+from eager.results.folder import finished_prompts, keep_older_file
 from eager.results.scores import ExperimentResult, Regrader
 from eager.results.shards import Shard
 from eager.sharing import RunError, Sharing
-from eager.store.journal import Journal, StoreError
-from eager.store.records import PromptRecord, merged
+from eager.store.journal import Journal
+from eager.store.records import PromptRecord
 from eager.tasks import LoadedTask, Problem
 from eager.types import MAX_ENTROPY, BranchConfig, Generation, SamplingParams, TreeJob
 from eager.voting import Voting, settles
 
 EXPERIMENTS: dict[str, tuple[str, ...]] = {**{kind: (kind,) for kind in KINDS}, "all": PUBLISHED_KINDS}
 """What each name runs, in this order."""
-
-# Rewriting a result file reads the whole experiment: never let it take more than a twentieth of the time.
-_WRITE_EVERY_SECONDS = 30.0
-_WRITE_SHARE = 20
 
 
 class OnProgress(Protocol):
@@ -89,15 +85,19 @@ class Run:
         journal: Journal,
         grader: MathGrader,
         on_progress: OnProgress | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
+        """`tell` hears at once, in sentences, of failures that the run survives."""
         self._plan = plan
         self._engine = engine
         self._task = task
         self._journal = journal
         self._grader = grader
         self._regrader = Regrader(grader, may_fall_back=False)
-        self._unwritten: Experiment | None = None  # has prompts that its result file lacks
+        self._keeper = Keeper(journal, self._regrader)
         self._on_progress = on_progress
+        self._tell = tell
+        self._stop: Callable[[], object] | None = None
         self.notices: list[str] = []
         """Sentences about files that were in the folder and are replaced."""
         self._prompts = encoded_prompts(engine, [task.problems[index] for index in plan.indices(task)], task)
@@ -105,7 +105,6 @@ class Run:
         n_most = plan.rules[0].max_sequences
         self._sharing = Sharing(journal, len(task.problems), plan.shard, n_most, plan.settle)
         self._recorder = Recorder(engine, task, self._prompts, grader)
-        self._clock = Clock()
 
     def run(self) -> Iterator[ExperimentResult]:
         """Yield each experiment's result as it is complete. Raises RunError, StoreError or EngineError."""
@@ -113,15 +112,13 @@ class Run:
             for rules in self._plan.rules[:1] if kind == "parallel" else self._plan.rules:
                 yield self._run_one(kind, rules)
 
-    def write_finished(self) -> None:
-        """After `run` was left in the middle: write the result file that lacks finished prompts. Raises StoreError.
+    def come_to_an_end(self, stop: Callable[[], object]) -> None:
+        """Begin no further tree, and call `stop` after the step with which none is open any more; from any place."""
+        self._stop = stop
 
-        A signal may have come between a line on disk and its entry in memory: the journal is read anew.
-        """
-        if self._unwritten is not None:
-            journal = Journal(self._journal.folder)
-            if journal.count(self._unwritten.name):
-                self._write(self._unwritten, journal)
+    def write_finished(self) -> None:
+        """After `run` was left in the middle: write the result file that lacks finished prompts. Raises StoreError."""
+        self._keeper.write_finished()
 
     def _run_one(self, kind: str, rules: BranchConfig) -> ExperimentResult:
         experiment = Experiment(kind, None if kind == "parallel" else rules.entropy_threshold)
@@ -136,7 +133,7 @@ class Run:
             finished = self._voted_trees(experiment, left, rules)
         else:
             finished = self._extra_trees(experiment, left, rules)
-        return self._refused_if_all_failed(self._record(experiment, finished))
+        return self._refused_if_all_failed(self._keeper.keep_all(experiment, finished))
 
     # -- one tree a prompt: parallel and eager_init -------------------------------------------------------------
 
@@ -176,7 +173,7 @@ class Run:
             index = job.prompt_index
             trees[index].append(generation)
             rounds[index].finish_round(len(generation.sequences))
-            if rounds[index].is_done:
+            if rounds[index].is_done or index in generator.given_up:
                 yield self._recorder.record(name, index, trees.pop(index), first[index])
             else:
                 n_so_far = job.first_sequence + len(generation.sequences)
@@ -198,12 +195,12 @@ class Run:
             shares = voting.next_round()
             self._grow_round(generator, experiment.name, shares, rules, voting)
             closed = [index for index in waiting if not shares or not voting.is_open(index)]
-            waiting = [index for index in waiting if index not in set(closed)]
+            waiting = [index for index in waiting if shares and voting.is_open(index)]
             for index in closed:
                 yield voting.whole(index, self._recorder.record(experiment.name, index, [], voting.n_init(index)))
 
     def _grow_round(
-        self, generator: Generator, name: str, shares: Mapping[int, int], rules: BranchConfig, voting: Voting
+        self, generator: RequeuingGenerator, name: str, shares: Mapping[int, int], rules: BranchConfig, voting: Voting
     ) -> None:
         """Each prompt's tree of the round, from the journal where an earlier run has grown it."""
         for index, share in shares.items():
@@ -214,72 +211,28 @@ class Run:
                 voting.count(index, recorded)
         for job, generation in generator.run():
             tree = self._recorder.record(name, job.prompt_index, [generation], job.first_sequence)
-            with self._with_journal():
-                self._journal.append_part(replace(tree, seconds=self._clock.lap()), job.first_sequence)
+            self._keeper.keep_part(tree, job.first_sequence)
             voting.count(job.prompt_index, tree)
 
     # -- common -------------------------------------------------------------------------------------------------
 
-    def _generator(self, name: str) -> Generator:
+    def _generator(self, name: str) -> RequeuingGenerator:
         def on_step(progress: Progress) -> None:
             if self._on_progress is not None:
                 self._on_progress(name, self._journal.count(name), len(self._prompts), progress)
+            if self._stop is not None:
+                generator.max_open = 0
+                if not progress.trees_open:
+                    self._stop()
 
-        return Generator(self._engine, on_step)
+        generator = RequeuingGenerator(self._engine, on_step, self._tell)
+        generator.max_open = None if self._stop is None else 0
+        return generator
 
     def _job(self, index: int, rules: BranchConfig, first_sequence: int) -> TreeJob:
         plan, prompt_ids = self._plan, self._prompts[index]
         max_length = plan.max_length(len(prompt_ids), self._engine)
         return TreeJob(index, prompt_ids, rules, plan.sampling, max_length, plan.seed, first_sequence=first_sequence)
-
-    def _record(self, experiment: Experiment, finished: abc.Generator[PromptRecord, None, None]) -> ExperimentResult:
-        """Journal each prompt as it is finished; write the result file at intervals and at the end."""
-        last_write = time.monotonic()
-        write_seconds = 0.0
-        self._clock.lap()
-        with closing(finished):  # an interrupt leaves nothing open in the engine
-            for record in finished:
-                self._keep(experiment, replace(record, seconds=record.seconds + self._clock.lap()))
-                now = time.monotonic()
-                if now - last_write > max(_WRITE_EVERY_SECONDS, _WRITE_SHARE * write_seconds):
-                    self._write(experiment, self._journal)
-                    self._clock.lap()
-                    last_write = time.monotonic()
-                    write_seconds = last_write - now
-        return self._write(experiment, self._journal)
-
-    def _keep(self, experiment: Experiment, record: PromptRecord) -> None:
-        """Journal the record. Raises StoreError."""
-        self._unwritten = experiment
-        with self._with_journal():
-            self._journal.append(self._grouped(experiment, record))
-
-    def _write(self, experiment: Experiment, journal: Journal) -> ExperimentResult:
-        try:
-            result = write_experiment(journal, experiment, self._regrader)
-        except OSError as error:
-            raise self._unreadable(error) from None
-        self._unwritten = None
-        return result
-
-    @contextmanager
-    def _with_journal(self) -> Iterator[None]:
-        """While a line is put into it. Raises StoreError."""
-        if not self._journal.path.exists():  # an open file takes lines after its name has gone
-            raise StoreError(
-                f"'{self._journal.folder}' has gone while the run was at work: if it was moved, run the same command"
-                " with its new place as --output_dir; else the same command begins anew"
-            )
-        try:
-            yield
-        except OSError as error:
-            raise self._unreadable(error) from None
-
-    def _unreadable(self, error: OSError) -> StoreError:
-        return StoreError(
-            f"'{self._journal.path}' cannot be read ({error.strerror}): see that it is there and run the same command"
-            " again; what is finished is kept"
-        )
 
     def _refused_if_all_failed(self, result: ExperimentResult) -> ExperimentResult:
         """Where nothing but errors came of a whole experiment, the model is broken, and the next would do no better."""
@@ -290,13 +243,6 @@ class Run:
         raise RunError(
             f"every sequence of {name} failed (the first: {next(errors)}): mend that, and run again into another folder"
         )
-
-    def _grouped(self, experiment: Experiment, record: PromptRecord) -> PromptRecord:
-        """The record with its classes of equivalent answers, numbered over all of the prompt's sequences."""
-        base = experiment.base
-        whole = record if base is None else merged(self._journal.read(base.name, record.prompt_index), record)
-        n_first = len(whole.sequences) - len(record.sequences)
-        return replace(record, sequences=self._regrader.grouped(whole).sequences[n_first:])
 
 
 def _check_votes(plan: RunPlan, task: LoadedTask) -> None:

@@ -46,10 +46,11 @@ class Step:
 class _Tree:
     """A tree in flight. Its sequence i is known to the engine as `base + i`."""
 
-    __slots__ = ("base", "brancher", "job", "n_branches", "n_ended")
+    __slots__ = ("base", "brancher", "is_settled", "job", "n_branches", "n_ended")
 
-    def __init__(self, job: TreeJob, brancher: Brancher, base: int) -> None:
+    def __init__(self, job: TreeJob, is_settled: IsSettled | None, brancher: Brancher, base: int) -> None:
         self.job = job
+        self.is_settled = is_settled
         self.brancher = brancher
         self.base = base
         self.n_branches = self.n_ended = 0  # as last told
@@ -78,6 +79,8 @@ class Generator:
     def __init__(self, engine: Engine, on_step: Callable[[Progress], None] | None = None) -> None:
         """`on_step` is called after every step of `run()`."""
         self.progress = Progress()
+        self.max_open: int | None = None
+        """How many trees may be open for another one to begin; None leaves it to the engine's room."""
         self._engine = engine
         self._on_step = on_step
         self._waiting: deque[tuple[TreeJob, IsSettled | None]] = deque()
@@ -122,10 +125,10 @@ class Generator:
     def step(self) -> Step:
         """Start what there is room for and decode once. Raises EngineError; then all jobs are dropped."""
         with ExitStack() as on_failure:
-            on_failure.callback(self.close)
+            on_failure.callback(self._break_off)
             step = Step()
             # 1. Admit trees while a new sequence would be decoded at once.
-            while self._waiting and (self._engine.has_room or not self._open):
+            while self._waiting and self._may_begin:
                 self._start(*self._waiting.popleft(), step)
             # 2. Decode once, and show each tree what is its own.
             touched = self._collect(self._engine.step() if self._open else [])
@@ -140,6 +143,16 @@ class Generator:
             on_failure.pop_all()
         return step
 
+    @property
+    def _may_begin(self) -> bool:
+        if self.max_open is not None and len(self._open) >= self.max_open:
+            return False
+        return self._engine.has_room or not self._open
+
+    def _break_off(self) -> None:
+        """A step has failed."""
+        self.close()
+
     def _start(self, job: TreeJob, is_settled: IsSettled | None, step: Step) -> None:
         if self._engine.driver not in (None, self):
             raise EngineError(
@@ -147,7 +160,7 @@ class Generator:
                 " (it is the engine's `driver`)"
             )
         self._engine.driver = self
-        tree = _Tree(job, Brancher(job, self._engine.stops, is_settled), self._next_base)
+        tree = _Tree(job, is_settled, Brancher(job, self._engine.stops, is_settled), self._next_base)
         self._next_base += job.config.max_sequences
         self._open[tree.base] = tree
         self.progress.trees_open += 1

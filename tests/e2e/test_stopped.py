@@ -104,11 +104,11 @@ def test_a_second_signal_ends_it_at_once_and_spoils_nothing(tmp_path, arguments)
     process.communicate(timeout=30)
     before = (tmp_path / "out" / "parallel.json").read_bytes()
     writing = (
-        "import time, eager.atomic, eager.experiments\n"
+        "import time, eager.atomic, eager.keeping\n"
         "def write(journal, experiment, regrader):\n"
         "    with eager.atomic.replacing(journal.folder / 'parallel.json') as file:\n"
         "        file.write('half of it'); file.flush(); print('writing', flush=True); time.sleep(60)\n"
-        "eager.experiments.write_experiment = write"
+        "eager.keeping.write_experiment = write"
     )
     process = start(patched(writing, *arguments), env=SLOW)
     wait_for_prompts(tmp_path / "out", len(Journal(tmp_path / "out").prompts("parallel")) + 2, process)
@@ -127,9 +127,9 @@ def test_a_second_signal_ends_it_at_once_and_spoils_nothing(tmp_path, arguments)
 def test_the_same_signal_twice_in_a_row_is_one_wish(tmp_path, arguments):
     """`timeout` sends it to the process and then to its group: the results are written all the same."""
     writing = (
-        "import time, eager.experiments\n"
-        "write = eager.experiments.write_experiment\n"
-        "eager.experiments.write_experiment = lambda *a: time.sleep(0.3) or write(*a)"
+        "import time, eager.keeping\n"
+        "write = eager.keeping.write_experiment\n"
+        "eager.keeping.write_experiment = lambda *a: time.sleep(0.3) or write(*a)"
     )
     process = start(patched(writing, *arguments), env=SLOW)
     wait_for_prompts(tmp_path / "out", 3, process)
@@ -139,6 +139,62 @@ def test_the_same_signal_twice_in_a_row_is_one_wish(tmp_path, arguments):
     process.communicate(timeout=30)
     assert process.returncode == 143
     assert in_file(tmp_path / "out", "parallel") == Journal(tmp_path / "out").prompts("parallel")
+
+
+def test_ctrl_c_finishes_what_is_open(tmp_path, arguments):
+    """Trees under way are kept, and no other one begins; the run ends as soon as they have, as one that was stopped."""
+    process = start([*EAGER, *arguments], env=SLOW)
+    wait_for_prompts(tmp_path / "out", 3, process)
+    n_before = len(Journal(tmp_path / "out").prompts("parallel"))
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130, stderr
+    assert "finishing what is open, for at most 3 s; Ctrl-C again stops at once" in stderr.splitlines()
+    assert stderr.splitlines()[-1].startswith("stopped; the same command")
+    finished = Journal(tmp_path / "out").prompts("parallel")
+    assert n_before < len(finished) < 30
+    assert finished == list(range(len(finished)))  # of what had begun none was dropped
+    assert in_file(tmp_path / "out", "parallel") == finished
+
+
+LONG_STEP = (
+    "import time, eager.engines.scripted as scripted\n"
+    "scripted.ScriptedEngine.step = lambda engine: print('at work', flush=True) or time.sleep(60)"
+)
+
+
+@pytest.mark.parametrize(("n_signals", "at_least", "at_most"), [(1, 2.5, 10), (2, 0, 1.5)])
+def test_ctrl_c_waits_three_seconds_and_ctrl_c_twice_no_longer(tmp_path, arguments, n_signals, at_least, at_most):
+    """A step that takes a minute is left in the middle."""
+    process = start(patched(LONG_STEP, *arguments))
+    assert process.stdout.readline() == "at work\n"
+    for _ in range(n_signals - 1):
+        process.send_signal(signal.SIGINT)
+        time.sleep(1.2)  # two within a second are one wish
+    before = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert at_least < time.monotonic() - before < at_most
+    assert stderr.splitlines()[-1].startswith("stopped; the same command")
+
+
+def test_an_engine_that_ends_with_ctrl_c_is_no_error(tmp_path, arguments):
+    """A terminal sends it to all processes, the engine's own among them: the run was stopped, and says so."""
+    dying = (
+        "import time, eager.engines.scripted as scripted\n"
+        "def step(engine):\n"
+        "    print('at work', flush=True); time.sleep(0.5)\n"
+        "    raise scripted.EngineError('the core has ended')\n"
+        "scripted.ScriptedEngine.step = step"
+    )
+    process = start(patched(dying, *arguments))
+    assert process.stdout.readline() == "at work\n"
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Error" not in stderr
+    assert stderr.splitlines()[-1].startswith("stopped; the same command")
 
 
 def test_what_is_ignored_stays_ignored(tmp_path, arguments):

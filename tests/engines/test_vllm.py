@@ -16,9 +16,12 @@ from made_models import write_folder
 from vllm_factory import CAPACITY, PREFILL_CHUNK, make_vllm_engine
 
 from eager.engines import EngineError
+from eager.engines._vllm_start import Started
 from eager.engines._vllm_watch import Watch
+from eager.engines.base import EngineLostError
 from eager.engines.vllm import VLLMEngine
 from eager.generator import Generator
+from eager.requeue import RequeuingGenerator
 from eager.types import BranchConfig, Request, SamplingParams, TreeJob
 
 SAMPLING = SamplingParams(temperature=0.8)
@@ -49,8 +52,6 @@ def tokenizer(**attributes):
 
 def fake_engine(monkeypatch, llm, *, max_model_len=1000, options=None, **attributes):
     """A VLLMEngine on a stand-in for vLLM."""
-    from eager.engines._vllm_start import Started
-
     llm.get_tokenizer = lambda: tokenizer(**attributes)
     started = Started(llm, True, False, 8, max_model_len, 10_000, {"eos_token_id": [STOP, 3]})
     monkeypatch.setattr("eager.engines.vllm.start", lambda name, options: started)
@@ -583,8 +584,38 @@ def test_a_broken_vllm_is_an_engine_error(monkeypatch):
     engine.open(Request(0, [1, 2], SAMPLING, 10, seed=1))
     with pytest.raises(EngineError, match=r"vLLM broke with 1 sequences open \(out of memory\)"):
         engine.step()
+    assert engine._llm.requests == {}
     engine._llm.abort_request = None
     engine.close(0)
+
+
+def test_steps_that_fail_change_no_tree(engine, monkeypatch):
+    """vLLM enters prefixes into its cache before it computes them: none of a failed step is taken from there."""
+    prompt = tuple(ask(engine, "Why is the sky blue? " * 12))
+    rules = BranchConfig(max_sequences=3, entropy_threshold=0.8)
+    jobs = [TreeJob(index, prompt, rules, SAMPLING, len(prompt) + 20, seed=7) for index in range(2)]
+
+    def sequences_by(generator):
+        for job in jobs:
+            generator.add(job)
+        return {job.prompt_index: tree.sequences for job, tree in generator.run()}
+
+    expected = sequences_by(Generator(engine))
+    engine._llm.reset_prefix_cache()
+    executor = engine._llm.engine_core.engine_core.model_executor
+    execute, n_calls = executor.execute_model, 0
+
+    def failing(*arguments, **options):
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls in (1, 9, 40):
+            raise RuntimeError("out of memory")
+        return execute(*arguments, **options)
+
+    monkeypatch.setattr(executor, "execute_model", failing)
+    assert sequences_by(RequeuingGenerator(engine)) == expected
+    assert n_calls > 40
+    assert engine._llm.reset_prefix_cache()  # nothing holds a block any more
 
 
 def test_opening_on_a_broken_vllm_is_an_engine_error(monkeypatch):
@@ -594,6 +625,60 @@ def test_opening_on_a_broken_vllm_is_an_engine_error(monkeypatch):
     engine = fake_engine(monkeypatch, FakeLLM(lambda ids: (5, SURE), refuses=lambda ids: EngineDeadError()))
     with pytest.raises(EngineError, match="vLLM broke with 0 sequences open"):
         engine.open(Request(0, [1, 2], SAMPLING, 10, seed=1))
+
+
+def test_a_vllm_that_died_is_started_again(monkeypatch):
+    """Its own process was killed, for its memory or by hand: the trees are grown on another one."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    n_steps = 0
+
+    def dies(ids):
+        nonlocal n_steps
+        n_steps += 1
+        if n_steps == 5:
+            raise EngineDeadError()
+        return 5, SURE
+
+    engine = fake_engine(monkeypatch, FakeLLM(dies))
+    dead, started = engine._llm, []
+    dead.engine_core.shutdown = lambda: started.append("ended")
+
+    def start_again(name, options):
+        started.append((name, options.capacity))
+        return Started(FakeLLM(lambda ids: (5, SURE)), True, False, 8, 1000, 10_000, {})
+
+    monkeypatch.setattr("eager.engines.vllm.start", start_again)
+    generator = RequeuingGenerator(engine)
+    generator.add(TreeJob(0, (1, 2), BranchConfig(1, 2.0), SAMPLING, 12, seed=5))
+    ((_, tree),) = generator.run()
+    assert tree.sequences[0].token_ids == (5,) * 10
+    assert started == ["ended", ("fake", None)]
+    assert engine._llm is not dead
+
+
+def test_a_vllm_that_died_and_does_not_start_again_is_lost(monkeypatch):
+    """That is said at once, with the reason; nothing is tried a third time."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    def dies(ids):
+        raise EngineDeadError()
+
+    engine = fake_engine(monkeypatch, FakeLLM(dies))
+    n_starts = 0
+
+    def cannot_start(name, options):
+        nonlocal n_starts
+        n_starts += 1
+        raise EngineError("the memory is taken")
+
+    monkeypatch.setattr("eager.engines.vllm.start", cannot_start)
+    generator = RequeuingGenerator(engine)
+    for index in range(4):
+        generator.add(TreeJob(index, (1, 2), BranchConfig(1, 2.0), SAMPLING, 12, seed=5))
+    with pytest.raises(EngineLostError, match="vLLM died, and does not start again: the memory is taken"):
+        list(generator.run())
+    assert n_starts == 1
 
 
 def test_closing_on_a_vllm_that_died_is_harmless(monkeypatch):

@@ -68,7 +68,7 @@ def test_several_tokens_in_one_delta_keep_their_rows():
     assert ids_of(deltas[0]) == [4, 5, 6]
     assert ids_of(deltas[2]) == [token.best_ids[0] for token in deltas[2].tokens] == [9, 10, 11]
     assert [token.entropy for token in deltas[2].tokens] == pytest.approx([MAX_ENTROPY] * 3)
-    assert [token[1:] for token in deltas[1].tokens] == [(None, (), ())] * 3
+    assert [token[1:] for token in deltas[1].tokens] == [(None, (), (), None)] * 3
 
 
 def test_stale_tokens_are_dropped_and_counted():
@@ -217,7 +217,7 @@ def test_a_broken_vllm_is_asked_nothing_more():
     open_one(requests, 0)
     open_one(requests, 1)
     llm.abort_request = None
-    assert requests.forget_all() == 2
+    assert requests.forget_all() == ["0-1", "1-2"]
     requests.close(0)
     assert len(requests) == 0
 

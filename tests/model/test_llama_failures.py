@@ -19,6 +19,7 @@ from eager.engines import EngineError, llama_cpp as engine_module
 from eager.engines._demo import demo_gguf
 from eager.engines.llama_cpp import LlamaCppEngine
 from eager.generator import Generator
+from eager.requeue import RequeuingGenerator
 from eager.types import BranchConfig, Request, SamplingParams, TreeJob
 
 library = engine_module.llama_cpp
@@ -143,9 +144,9 @@ class Interrupt:
         return self._line
 
 
-def grow(engine):
+def grow(engine, kind=Generator):
     """Two small trees, in a cache so small that sequences are preempted and cells moved."""
-    generator = Generator(engine)
+    generator = kind(engine)
     ids = tuple(engine.encode_chat(USER))
     for index in range(2):
         rules = BranchConfig(max_sequences=4, entropy_threshold=0.8)
@@ -168,6 +169,34 @@ def test_an_interrupt_at_any_line_leaves_a_whole_engine():
             broken_off += 1
         assert grow(engine) == expected, f"after an interrupt at line {n} of {count.n_lines}"
     assert broken_off == 12
+    engine.shutdown()
+
+
+@pytest.mark.parametrize("failing_calls", [{1}, {5, 20}, {12, 13}])
+def test_batches_that_fail_to_decode_change_no_tree(monkeypatch, failing_calls):
+    """llama.cpp had no memory for them: what was open is computed again, to the same tokens."""
+    engine = LlamaCppEngine("demo", n_cells=256, max_model_len=256)
+    expected = grow(engine)
+    decode, n_calls = library.llama_decode, 0
+
+    def failing(context, batch):
+        nonlocal n_calls
+        n_calls += 1
+        status = decode(context, batch)  # the cells are taken, and nobody knows of it
+        return -2 if n_calls in failing_calls else status
+
+    monkeypatch.setattr(library, "llama_decode", failing)
+    assert grow(engine, RequeuingGenerator) == expected
+    assert n_calls > max(failing_calls)
+    engine.shutdown()
+
+
+def test_a_library_that_decodes_nothing_more_is_an_error(monkeypatch):
+    """No tree is said to have failed: the engine has."""
+    engine = LlamaCppEngine("demo", **SIZES)
+    monkeypatch.setattr(library, "llama_decode", lambda context, batch: -3)
+    with pytest.raises(EngineError, match=r"llama.cpp failed to decode a batch of .* \(status -3\)"):
+        grow(engine, RequeuingGenerator)
     engine.shutdown()
 
 

@@ -61,6 +61,27 @@ def test_progress_adds_up():
     assert progress.n_tokens >= sum(g.n_tokens for g in generations.values()) - progress.branches
 
 
+def test_no_tree_begins_while_sequences_wait():
+    """Its own would only wait behind them: what is open ends the sooner."""
+    generator = generator_of(engine_of(capacity=6), *[job(i, max_sequences=4, n_roots=4) for i in range(20)])
+    while generator.has_work:
+        generator.step()
+        assert generator.progress.trees_open <= 2
+
+
+def test_so_many_trees_are_open_at_most():
+    """`max_open` bounds them, in the middle, too: 0 lets nothing more begin, and nothing else happens then."""
+    generator = generator_of(engine_of(), *[job(i) for i in range(20)])
+    generator.max_open = 3
+    n_done = sum(len(generator.step().finished) for _ in range(8))
+    assert generator.progress.trees_open == 3
+    generator.max_open = 0
+    n_done += sum(len(generator.step().finished) for _ in range(20))
+    assert (generator.progress.trees_open, generator.step()) == (0, Step())
+    generator.max_open = None
+    assert n_done + len(list(generator.run())) == 20
+
+
 def test_jobs_may_be_added_while_running():
     """A consumer that adds a job for every finished one sees them all."""
     generator = Generator(ScriptedEngine(script=noisy(2), stops=STOPS))

@@ -17,11 +17,12 @@ LAYERS = [
     {"branching", "branch_rules", "budget"},
     {"engines"},
     {"generator", "texts"},
+    {"requeue"},
     {"metrics"},
     {"grading", "tasks"},
     {"store"},
     {"results"},
-    {"recording", "voting", "sharing", "experiments", "code_eval", "replay"},
+    {"recording", "keeping", "voting", "sharing", "experiments", "code_eval", "replay"},
     {"calibrate"},
     {"recap", "report"},
     {"api", "integrations"},
@@ -47,6 +48,12 @@ PROCESSES = {
     "engines/_native_check.py": "native code that may kill its process",
     "engines/_vllm_servers.py": "vLLM's servers, one a replica",
 }
+# Everyone else measures time with a clock that never jumps.
+WALL_CLOCKS = {
+    "cli/place.py": "the name of a run's folder",
+    "engines/_chat.py": "the date in prompts, where a template wants one; kept with the run",
+    "engines/_openai_faults.py": "a server may say by the date when to try again; waits are bounded",
+}
 # Everyone else writes files through `eager.atomic`: whole or not at all, by the umask, through links.
 WRITERS = {
     "atomic.py": "the one",
@@ -56,7 +63,7 @@ WRITERS = {
     "engines/_vllm_servers.py": "logs in a temporary folder, of children",
     "store/journal.py": "appends, and sets damaged lines aside in place",
 }
-CORE = {"types", "entropy", "randomness", "branching", "branch_rules", "budget", "generator"}
+CORE = {"types", "entropy", "randomness", "branching", "branch_rules", "budget", "generator", "requeue"}
 
 
 def top_level(path: Path) -> str:
@@ -165,6 +172,22 @@ def test_few_read_the_environment():
 def test_few_start_processes():
     """Only those on the list, each for its reason; all Pythons among them are started isolated."""
     assert files_that_name("subprocess", "multiprocessing", "system", "popen", "fork") == set(PROCESSES)
+
+
+def looks_at_the_date(node: ast.AST) -> bool:
+    """Whether this is a call that asks what time it is."""
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+        return False
+    named = {item.id for item in ast.walk(node.func.value) if isinstance(item, ast.Name)}
+    asked = {"time": {"time", "time_ns", "ctime", "strftime", "localtime", "gmtime"}}
+    asked |= {"datetime": {"now", "utcnow", "today"}, "date": {"today"}}
+    return any(node.func.attr in asked.get(name, ()) for name in named)
+
+
+def test_few_look_at_the_date():
+    """Only those on the list, each for its reason: nothing is waited for or measured by a clock that jumps."""
+    trees = {path.relative_to(SRC).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
+    assert {name for name, tree in trees.items() if any(map(looks_at_the_date, ast.walk(tree)))} == set(WALL_CLOCKS)
 
 
 def writes_files(node: ast.AST) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from dataclasses import replace
 
 import pytest
@@ -202,3 +203,21 @@ def test_a_part_of_another_base_is_none(journal):
     journal.append_part(record(experiment="eager_vote_th2"), first_sequence=2)
     journal.append(record(text="another"))
     assert journal.part("eager_vote_th2", 0, 2, base="eager_init_th2") is None
+
+
+def test_a_long_run_appends_as_fast_as_it_began(journal, monkeypatch):
+    """The twenty-thousandth prompt takes what the first took, and a journal of so many opens in seconds.
+
+    Of the processor's time; benchmarks/journal_load.py has the disk's, too.
+    """
+    monkeypatch.setattr("os.fsync", lambda handle: None)
+    blocks = []
+    for block in range(40):
+        started = time.process_time()
+        for index in range(500):
+            journal.append(record(500 * block + index))
+        blocks.append(time.process_time() - started)
+    assert min(blocks[-8:]) < 2 * min(blocks[:8])
+    started = time.process_time()
+    assert Journal(journal.folder).count("eager_init_th2") == 20_000
+    assert time.process_time() - started < 5

@@ -23,6 +23,7 @@ class Display:
         # FORCE_COLOR does not make a log a place where a line can be redrawn, and a dumb terminal is none.
         self._can_redraw = self._console.file.isatty() and not self._console.is_dumb_terminal
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        self._soon = ""
         self._experiment = ""
         self._started = self._shown = 0.0
         self._n_done_at_start = 0
@@ -41,8 +42,15 @@ class Display:
         """A line of its own."""
         self._console.print(Text(text), soft_wrap=True)
 
+    def say_soon(self, text: str) -> None:
+        """A line of its own after the next step; for signals, which may come in the middle of a line."""
+        self._soon = text
+
     def show(self, experiment: str, n_done: int, n_prompts: int, progress: Progress) -> None:
         """Told after every engine step; prints rarely."""
+        if self._soon:
+            self.say(self._soon)
+            self._soon = ""
         now = time.monotonic()
         if experiment != self._experiment:
             self._experiment, self._started, self._shown, self._n_done_at_start = experiment, now, now, n_done

@@ -2,7 +2,8 @@
 
 Ctrl-C, SIGTERM and SIGHUP end a command alike: the work is left as by an error, so that all that is tidied up and
 written on the way out is; one sentence says how to go on; the exit code is 128 and the signal's number, as shells have
-it. A second signal ends it at once. What is ignored already (nohup, a shell's `&`) stays ignored.
+it. A second signal ends it at once. A command may take its first Ctrl-C as the wish to come to an end within seconds;
+then the second is what the first one else is. What is ignored already (nohup, a shell's `&`) stays ignored.
 
 What a command tells on standard error is narration: where that breaks (a full disk, a closed pipe), it falls silent and
 the work goes on. Standard output is what was asked for: where that breaks, the command ends; without a word if nobody
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
@@ -36,6 +37,8 @@ _BY_SIGNAL = 128
 _BROKEN_PIPE = _BY_SIGNAL + 13  # as a program that SIGPIPE ends
 # `timeout`, and others that hand signals on, send the same one twice.
 _ONE_WISH_SECONDS = 1.0
+GRACE_SECONDS = 3.0
+"""How long work may take to come to an end by itself after Ctrl-C."""
 
 
 class Stopped(BaseException):
@@ -72,6 +75,18 @@ def uninterrupted() -> AbstractContextManager[None]:
     """For a command: the block is not left in the middle by a first signal."""
     signals = click.get_current_context().obj
     return signals.held() if isinstance(signals, Signals) else nullcontext()
+
+
+def coming_to_an_end(
+    begin: Callable[[Callable[[], NoReturn]], None], no_error_then: type[Exception]
+) -> AbstractContextManager[None]:
+    """For a command: a first Ctrl-C calls `begin(stop)`, which has the block come to an end and call `stop`.
+
+    After GRACE_SECONDS the block is left anyway; so it is by an error of that type, which the wish may have caused.
+    `begin` is called at any moment: it must not print.
+    """
+    signals = click.get_current_context().obj
+    return signals.coming_to_an_end(begin, no_error_then) if isinstance(signals, Signals) else nullcontext()
 
 
 def _exit_code(work: Callable[..., int | None]) -> int:
@@ -127,6 +142,8 @@ class Signals:
         self.number: int | None = None
         self._since = 0.0
         self._is_held = False
+        self._begin_end: Callable[[Callable[[], NoReturn]], None] | None = None
+        self._is_ending = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
@@ -153,14 +170,47 @@ class Signals:
         if self.number is not None and earlier is None:
             raise Stopped(self.number)
 
+    @contextmanager
+    def coming_to_an_end(
+        self, begin: Callable[[Callable[[], NoReturn]], None], no_error_then: type[Exception]
+    ) -> Iterator[None]:
+        """See the function of this name."""
+        if signal.SIGINT not in self._before:  # not heeded
+            yield
+            return
+        before = signal.signal(signal.SIGALRM, lambda number, frame: self._stop())
+        self._begin_end = begin
+        try:
+            yield
+        except no_error_then:
+            if not self._is_ending:
+                raise
+        finally:
+            self._begin_end = None
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        if self._is_ending:
+            self._stop()
+
+    def _stop(self) -> NoReturn:
+        self._is_ending = False
+        raise Stopped(signal.SIGINT)
+
     def _heed(self, number: int, frame: FrameType | None) -> None:
         del frame
         now = time.monotonic()
         if self.number is None:
             self.number, self._since = number, now
-            if not self._is_held:
+            if number == signal.SIGINT and self._begin_end is not None:
+                self._is_ending = True
+                signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
+                self._begin_end(self._stop)
+            elif not self._is_held:
                 raise Stopped(number)
         elif now - self._since > _ONE_WISH_SECONDS:
+            if self._is_ending:
+                self._since = now
+                self._stop()
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,7 @@ import click
 
 from eager import __version__
 from eager.cli import CONTEXT_SETTINGS
-from eager.cli.ending import Command, Stopped
+from eager.cli.ending import GRACE_SECONDS, Command, Stopped, coming_to_an_end
 from eager.cli.options import given_to_engine, run_options
 
 if TYPE_CHECKING:
@@ -28,7 +30,8 @@ def command(**options: Any) -> None:
     """Answer a set of problems and see what each way of sampling cost and how well it did.
 
     Every finished prompt is kept at once: run the same command with the same --output_dir again to go on after a stop.
-    Ctrl-C, SIGTERM and SIGHUP end a run with its results written; a second one ends it at once.
+    Ctrl-C finishes what is open, for three seconds at most, and ends the run with its results written; Ctrl-C again,
+    SIGTERM and SIGHUP do not wait for what is open.
     """
     from eager.engines import EngineError, engine_options
     from eager.errors import EagerError
@@ -128,7 +131,7 @@ def _answer(
 ) -> None:
     from eager.cli.auto import with_found_thresholds
     from eager.cli.display import Display
-    from eager.engines import load_engine
+    from eager.engines import EngineError, load_engine
     from eager.experiments import Run
     from eager.grading import MathGrader
 
@@ -146,15 +149,21 @@ def _answer(
         _check_identity(begun_with, engine.identity(), options["model_name"], journal.folder)
         plan, found = with_found_thresholds(plan, task, engine, journal, options["entropy_threshold"], display)
         journal.append_about({**_about(engine, options["notes"], engine_options), "calibration": found})
-        run = Run(plan, engine, task, journal, grader, display.show)
+        run = Run(plan, engine, task, journal, grader, display.show, display.say)
         stack.callback(lambda: _say_all(display, run.notices))
         results: list[ExperimentResult] = []
         # However the run ends, what was finished is written and shown; the display has gone by then.
         stack.callback(_show, results, journal.folder)
         stack.push(lambda kind, error, trace: _write(run, error))
         stack.enter_context(display)
+        stack.enter_context(coming_to_an_end(partial(_come_to_an_end, run, display), EngineError))
         for result in run.run():
             results.append(result)  # noqa: PERF402 - each counts as soon as it is there
+
+
+def _come_to_an_end(run: Run, display: Display, stop: Callable[[], object]) -> None:
+    display.say_soon(f"finishing what is open, for at most {GRACE_SECONDS:.0f} s; Ctrl-C again stops at once")
+    run.come_to_an_end(stop)
 
 
 def _write(run: Run, ended_by: BaseException | None) -> None:

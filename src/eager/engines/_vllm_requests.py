@@ -105,13 +105,13 @@ class Requests:
             if sequence.request_id is not None:
                 self._llm.abort_request([sequence.request_id])
 
-    def forget_all(self) -> int:
-        """vLLM broke: it is asked nothing more about what was open. Returns how many sequences that were."""
-        n_open = len(self._open)
+    def forget_all(self) -> list[str]:
+        """vLLM broke: no sequence is open any more. Returns the ids of their requests, which it may still hold."""
+        request_ids = list(self._by_id)
         for sequence in list(self._open.values()):
             self._forget(sequence)
         self._refusals.take()
-        return n_open
+        return request_ids
 
     def unmonitor(self, seq_id: int) -> None:
         if seq_id in self._open:

@@ -14,6 +14,10 @@ class EngineError(EagerError):
     """The engine cannot start or go on; the message names the culprit and the remedy."""
 
 
+class EngineLostError(EngineError):
+    """The engine is lost for good: whatever is tried on it again fails, too."""
+
+
 class Engine(ABC):
     """Decodes many sequences at once from exact token ids.
 
@@ -27,6 +31,8 @@ class Engine(ABC):
     - The tokens of one sequence arrive in order. After `close`, or `open` on the same id, nothing that was
       decoded before arrives any more.
     - An ended sequence may be named as `parent` until the next `step()`.
+    - After a `step` that failed, what was open may be closed and opened anew: it is decoded from its token ids, and
+      nothing of the failed step is taken for computed. An engine that knows it cannot raises EngineLostError.
     """
 
     name: str
@@ -100,4 +106,4 @@ class Engine(ABC):
 
     def _refuse_if_shut(self) -> None:
         if self.is_shut:
-            raise EngineError(f"engine {self.name} with '{self.model_name}' was shut down: load it again")
+            raise EngineLostError(f"engine {self.name} with '{self.model_name}' was shut down: load it again")

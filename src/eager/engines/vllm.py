@@ -26,9 +26,9 @@ from eager.engines._vllm_api import (
 from eager.engines._vllm_draw import WATCH_KEY, draw_args
 from eager.engines._vllm_requests import Requests
 from eager.engines._vllm_room import Room
-from eager.engines._vllm_start import model_files, start, vllm_versions
+from eager.engines._vllm_start import Started, model_files, start, vllm_versions
 from eager.engines._vllm_watch import Watch
-from eager.engines.base import Engine, EngineError
+from eager.engines.base import Engine, EngineError, EngineLostError
 from eager.engines.options_vllm import VLLMOptions
 from eager.errors import first_line
 from eager.types import ENTROPY_TOP_K, Delta, Request
@@ -46,18 +46,24 @@ class VLLMEngine(Engine):
         check_template(options.chat_template)
         started = start(model_name, options)
         self.model_name = model_name
+        with ExitStack() as on_failure:
+            on_failure.callback(started.llm.engine_core.shutdown)
+            self._tokenizer = started.llm.get_tokenizer()
+            self._chat_args, self._chat_date = chat_args(model_name, self._tokenizer, options)
+            self.stops = read_stops(self._tokenizer, started.generation_config)
+            on_failure.pop_all()
+        self._options = options
+        self._path = started.path
+        self._take(started)
+
+    def _take(self, started: Started) -> None:
+        """Work with this vLLM from now on."""
         self.capacity = started.capacity
         self.max_model_len = started.max_model_len
         self._draws_inside = started.draws_inside
         self._is_in_process = started.is_in_process
         self._llm = started.llm
-        with ExitStack() as on_failure:
-            on_failure.callback(self._llm.engine_core.shutdown)
-            self._tokenizer = self._llm.get_tokenizer()
-            self._chat_args, self._chat_date = chat_args(model_name, self._tokenizer, options)
-            self.stops = read_stops(self._tokenizer, started.generation_config)
-            on_failure.pop_all()
-        self._identity = (started.path, options)
+        self._has_died = False
         self._n_vocab: int = self._llm.model_config.get_vocab_size()
         self._room = Room(started.n_cells)
         self._requests = Requests(
@@ -71,6 +77,8 @@ class VLLMEngine(Engine):
 
     def open(self, request: Request) -> None:
         self._refuse_if_shut()
+        if self._has_died:
+            self._start_again()
         with self._as_engine_error():
             self._requests.open(request)
 
@@ -98,11 +106,30 @@ class VLLMEngine(Engine):
         try:
             yield
         except (EngineDeadError, RuntimeError) as error:
-            n_open = self._requests.forget_all()
+            request_ids = self._requests.forget_all()
+            if isinstance(error, EngineDeadError):
+                self._has_died = True
+                self._llm.engine_core.shutdown()
+            else:  # it may have been one step only
+                self._llm.abort_request(request_ids)
             raise EngineError(
-                f"vLLM broke with {n_open} sequences open ({first_line(error)}): "
+                f"vLLM broke with {len(request_ids)} sequences open ({first_line(error)}): "
                 "start again, with a smaller capacity if the memory ran out"
             ) from error
+
+    def _start_again(self) -> None:
+        """Put another vLLM in the place of the one whose own process died."""
+        try:
+            started = start(self.model_name, self._options)
+        except EngineError as error:
+            raise EngineLostError(f"vLLM died, and does not start again: {error}") from error
+        if started.max_model_len != self.max_model_len:
+            started.llm.engine_core.shutdown()
+            raise EngineLostError(
+                f"vLLM died, and started again with a context of {started.max_model_len} tokens where it had"
+                f" {self.max_model_len}: run the same command again with that as --max_model_len in another folder"
+            )
+        self._take(started)
 
     def encode_chat(self, messages: Seq[Mapping[str, str]]) -> list[int]:
         self._refuse_if_shut()
@@ -123,7 +150,7 @@ class VLLMEngine(Engine):
         return vllm_versions()
 
     def identity(self) -> dict[str, Any]:
-        files = model_files(*self._identity)
+        files = model_files(self._path, self._options)
         return {
             **({"model_files": fingerprint(files)} if files else {}),
             "max_model_len": self.max_model_len,
