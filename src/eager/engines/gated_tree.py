@@ -7,7 +7,7 @@ server has decided: a request that ends with the reserved token has branched (do
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from eager.engines._gate_rule import First, Rule
@@ -148,9 +148,7 @@ class GatedTree:
         if not self.is_done:
             raise RuntimeError("the tree has open sequences")
         if record is None and self.is_gated and any(sequence.tokens for sequence in self._sequences):
-            raise EngineError(
-                "the gate has forgotten the tree, which was quiet for too long among many: ask for it again"
-            )
+            raise EngineError("the gate has forgotten the tree, quiet for too long among many: ask for it again")
         kept = record or {"branches": [], "entropies": {}}
         pauses = {(seq, position): (entropy, limit) for seq, position, entropy, limit in kept["branches"]}
         return Generation(
@@ -208,15 +206,7 @@ class GatedTree:
         start, values = entropies.get(str(seq), (0, []))
         taken = {start + i: value for i, value in enumerate(values)}
         own = [taken.get(position) for position in range(sequence.fork, len(sequence.tokens))]
-        plain = self.sequence(seq)
-        return SequenceResult(
-            plain.token_ids,
-            (None,) * sequence.fork + tuple(own),
-            plain.finish_reason,
-            plain.parent,
-            plain.fork,
-            plain.error,
-        )
+        return replace(self.sequence(seq), entropies=(*[None] * sequence.fork, *own))
 
     def _branch_of(self, child: int, pauses: Mapping[tuple[int, int], tuple[float, float]]) -> Branch:
         seq, position = self.branches[child - self.job.n_roots]
