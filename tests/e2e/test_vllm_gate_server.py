@@ -4,7 +4,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from vllm_server import GATE, started
+from vllm_server import shared, started
 
 from eager.branching import Brancher
 from eager.engines._gate_rule import Rule
@@ -19,9 +19,8 @@ MAX_LENGTH = 100
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with started(tmp_path_factory.mktemp("server") / "log.txt", *GATE) as running:
-        yield running
+def server():
+    return shared()
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from eager.engines import ENGINES, Engine, EngineError, is_installed, load_engine
 from eager.types import Request, SamplingParams
 
-ENGINE_NAMES = ("scripted", "llama_cpp", "vllm")
+ENGINE_NAMES = ("scripted", "llama_cpp", "vllm", "openai")
 CAPACITY = 8
 
 # Chat templates as strangers may write them, and what is said of them.
@@ -38,6 +38,8 @@ def spoil_logits(engine: Engine, value: float, monkeypatch: pytest.MonkeyPatch) 
             return logits
 
         monkeypatch.setattr(engine, "_decode", decode_and_spoil)
+    elif engine.name == "openai":
+        pytest.skip("the model is a server's: test_openai.py has one that answers without numbers")
     else:
         runner = engine._llm.model_executor.driver_worker.worker.model_runner
         compute = runner.model.compute_logits
@@ -60,6 +62,8 @@ def break_off_steps(engine: Engine, n_whole: int, monkeypatch: pytest.MonkeyPatc
         from eager.engines import llama_cpp
 
         owner, name = llama_cpp.llama_cpp, "llama_decode"
+    elif engine.name == "openai":
+        owner, name = engine._inbox, "take"
     else:
         owner, name = engine._llm.engine_core, "get_output"
     decode, left = getattr(owner, name), iter(range(n_whole))
@@ -103,9 +107,21 @@ def make_engine(name: str) -> Engine:
         from eager.engines.llama_cpp import LlamaCppEngine
 
         return LlamaCppEngine("demo", capacity=CAPACITY, max_model_len=1024, n_cells=2048)
+    if name == "openai":
+        return make_openai_engine()
     from vllm_factory import make_vllm_engine
 
     return make_vllm_engine()
+
+
+def make_openai_engine(**options) -> Engine:
+    """On the real server that all tests share."""
+    import vllm_server
+
+    from eager.engines.openai import OpenAIEngine
+
+    url = f"http://127.0.0.1:{vllm_server.shared().port}"
+    return OpenAIEngine(vllm_server.MODEL, base_url=url, capacity=CAPACITY, **options)
 
 
 def tiny_llama(**options):

@@ -329,7 +329,7 @@ def build_tokenizer(words, added):
 
 def test_thinking_ends_at_qwens_marker():
     """`</think>` is an added token of the tokenizer, not a special one."""
-    from eager.engines.vllm import read_stops
+    from eager.engines._chat import read_stops
 
     qwen = build_tokenizer(["a", "final"], [("<|im_end|>", True), ("<think>", False), ("</think>", False)])
     stops = read_stops(qwen, {"eos_token_id": [qwen.eos_token_id, 0]})
@@ -339,7 +339,7 @@ def test_thinking_ends_at_qwens_marker():
 
 def test_thinking_ends_where_harmonys_final_channel_starts():
     """gpt-oss: the run <|channel|> final <|message|>; its generation config names several stop ids."""
-    from eager.engines.vllm import read_stops
+    from eager.engines._chat import read_stops
 
     special = [(f"<|{name}|>", True) for name in ("return", "start", "end", "channel", "message", "call")]
     harmony = build_tokenizer(["analysis", "final"], special)
@@ -352,7 +352,7 @@ def test_thinking_ends_where_harmonys_final_channel_starts():
 
 def test_a_model_without_marker_never_leaves_thinking():
     """A tokenizer that takes the markers apart has none."""
-    from eager.engines.vllm import read_stops
+    from eager.engines._chat import read_stops
 
     plain = build_tokenizer(["a", "think", "final"], [("<|im_end|>", True)])
     assert read_stops(plain, {}).thinking_end == ()
@@ -543,8 +543,8 @@ def test_a_models_own_template_that_does_not_parse_is_refused(monkeypatch, templ
 
 def test_a_template_that_asks_for_the_date_gets_the_runs(engine, monkeypatch):
     """transformers' own clock gives way to `chat_date`."""
+    from eager.engines._chat import chat_args
     from eager.engines.options_vllm import VLLMOptions
-    from eager.engines.vllm import chat_args
 
     template = "{{ strftime_now('%d %b %Y') }} {{ messages[0].content }}"
     given = VLLMOptions(chat_template=template, chat_date="2026-01-31")

@@ -1,5 +1,6 @@
 """A real vLLM server on the CPU with the embedded model, started for a test on a free port of this machine."""
 
+import atexit
 import http.client
 import json
 import os
@@ -9,10 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import needs
 import pytest
@@ -27,6 +29,7 @@ MODEL = "demo"
 MAX_MODEL_LEN = 512
 _START_SECONDS = 300
 _PLUGINS = "vllm.endpoint_plugins"
+_shared = []
 
 
 class Server:
@@ -91,6 +94,18 @@ def plugin_variables(folder: Path) -> dict[str, str]:
     (info / "entry_points.txt").write_text(f"[{_PLUGINS}]\neager = eager.server.vllm_plugin:TreePlugin\n")
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
     return {"VLLM_PLUGINS": "eager", "PYTHONPATH": path}
+
+
+def shared():
+    """One server with gate and plugin for all tests of a run: started when it is first asked for, ended with the run."""
+    if not _shared:
+        until_the_end = ExitStack()
+        atexit.register(until_the_end.close)
+        folder = Path(until_the_end.enter_context(TemporaryDirectory()))
+        options = (*GATE, "--enable-prompt-tokens-details")
+        server = started(folder / "log.txt", *options, variables=plugin_variables(folder / "plugin"))
+        _shared.append(until_the_end.enter_context(server))
+    return _shared[0]
 
 
 @contextmanager

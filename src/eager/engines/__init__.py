@@ -12,6 +12,7 @@ from eager.engines._native_check import ensure_llama_cpp_runs
 from eager.engines.base import Engine, EngineError
 from eager.engines.options import EngineOptions
 from eager.engines.options_llama_cpp import LlamaCppOptions
+from eager.engines.options_openai import OpenAIOptions
 from eager.engines.options_scripted import ScriptedOptions
 from eager.engines.options_vllm import VLLMOptions
 
@@ -47,6 +48,15 @@ ENGINES: dict[str, EngineInfo] = {
         "vllm",
         "vllm,vllm-demo",
         "any model vLLM serves, in process, on GPU or CPU",
+    ),
+    "openai": EngineInfo(
+        "eager.engines.openai",
+        "OpenAIEngine",
+        OpenAIOptions,
+        "stamina",
+        "openai",
+        "openai",
+        "vLLM's server, or several of them, over HTTP",
     ),
     "scripted": EngineInfo(
         "eager.engines.scripted",

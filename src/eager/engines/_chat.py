@@ -5,7 +5,7 @@ A template is a program by whoever made the model, so whatever it raises becomes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence as Seq
+from collections.abc import Callable, Mapping, Sequence as Seq
 from datetime import datetime
 from typing import Any
 
@@ -15,7 +15,9 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from eager.engines.base import EngineError
+from eager.engines.options import ChatOptions
 from eager.errors import first_line
+from eager.types import Stops
 
 _RAISED_BY_TEMPLATES = (
     TemplateError,
@@ -98,3 +100,27 @@ def thinking_end_ids(encode: Callable[[str], Seq[int]]) -> tuple[int, ...]:
         if len(ids) == len(parts):
             return ids
     return ()
+
+
+def chat_args(model_name: str, tokenizer: Any, options: ChatOptions) -> tuple[dict[str, Any], datetime | None]:
+    """What the tokenizer is given with every chat, and the date among it; EngineError where there is no template."""
+    arguments: dict[str, Any] = dict(options.chat_template_kwargs or {})
+    own = getattr(tokenizer, "chat_template", "")
+    if options.chat_template is not None:
+        arguments["chat_template"] = options.chat_template
+    elif own is None:
+        raise EngineError(f"model '{model_name}' has no chat template: use an instruct model, or give --chat_template")
+    elif isinstance(own, str):
+        check_template(own, f" of model '{model_name}'")
+    date = chat_date(options.chat_template or str(own), options.chat_date)
+    if date is not None:
+        arguments["strftime_now"] = date.strftime  # in place of transformers' own
+    return arguments, date
+
+
+def read_stops(tokenizer: Any, generation_config: Mapping[str, Any]) -> Stops:
+    """Stop ids as vLLM takes them: the tokenizer's end-of-sequence id and those of the model's generation config."""
+    configured = generation_config.get("eos_token_id")
+    ids = [tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])]
+    stop_ids = frozenset(int(i) for i in ids if i is not None)
+    return Stops(stop_ids, thinking_end_ids(lambda text: tokenizer.encode(text, add_special_tokens=False)))

@@ -102,6 +102,11 @@ def option(default: Any, kind: Kind, *, is_bound: bool = False) -> Any:
     return field(default=default, metadata={"kind": kind, "is_bound": is_bound})
 
 
+def secret(kind: Kind) -> Any:
+    """A field of an options class that is neither shown nor written down; None where it is not given."""
+    return field(default=None, repr=False, metadata={"kind": kind, "is_bound": False, "is_secret": True})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
     """What every engine takes. A value outside its range is an EngineError.
@@ -125,7 +130,8 @@ class EngineOptions:
         for item in fields(self):
             kind, value = item.metadata.get("kind"), getattr(self, item.name)
             if kind is not None and not (value is None and item.default is None) and not kind.fits(value):
-                raise EngineError(f"{item.name} must be {kind.wanted}, got {shown(value)}")
+                got = "something else" if item.metadata.get("is_secret") else shown(value)
+                raise EngineError(f"{item.name} must be {kind.wanted}, got {got}")
 
     @classmethod
     def of(cls: type[_Options], given: Mapping[str, Any]) -> _Options:
@@ -177,7 +183,9 @@ class EngineOptions:
         """(name, value, whether it is bound) of every option that is not at its default."""
         for item in fields(self):
             value = getattr(self, item.name)
-            if item.name != "library" and value not in (item.default, {}):
+            if item.name == "library" or item.metadata.get("is_secret"):
+                continue
+            if value not in (item.default, {}):
                 yield item.name, value, item.metadata["is_bound"]
         for name, value in self.library.items():
             yield name, value, name not in self.harmless

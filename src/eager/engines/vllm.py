@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence as Seq
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import datetime
 from typing import Any
 
-from eager.engines._chat import chat_date, chat_identity, check_template, encode_with, thinking_end_ids
+from eager.engines._chat import chat_args, chat_identity, check_template, encode_with, read_stops
 from eager.engines._model_files import fingerprint
 from eager.engines._refusals import Refusals, check_ids
 from eager.engines._vllm_api import (
@@ -32,7 +31,7 @@ from eager.engines._vllm_watch import Watch
 from eager.engines.base import Engine, EngineError
 from eager.engines.options_vllm import VLLMOptions
 from eager.errors import first_line
-from eager.types import ENTROPY_TOP_K, Delta, Request, Stops
+from eager.types import ENTROPY_TOP_K, Delta, Request
 
 _SEED_MASK = (1 << 63) - 1  # vLLM keeps seeds in signed 64 bits
 
@@ -161,27 +160,3 @@ class VLLMEngine(Engine):
             output_kind=RequestOutputKind.DELTA,
             skip_clone=True,
         )
-
-
-def chat_args(model_name: str, tokenizer: Any, options: VLLMOptions) -> tuple[dict[str, Any], datetime | None]:
-    """What the tokenizer is given with every chat, and the date among it; EngineError where there is no template."""
-    arguments: dict[str, Any] = dict(options.chat_template_kwargs or {})
-    own = getattr(tokenizer, "chat_template", "")
-    if options.chat_template is not None:
-        arguments["chat_template"] = options.chat_template
-    elif own is None:
-        raise EngineError(f"model '{model_name}' has no chat template: use an instruct model, or give --chat_template")
-    elif isinstance(own, str):
-        check_template(own, f" of model '{model_name}'")
-    date = chat_date(options.chat_template or str(own), options.chat_date)
-    if date is not None:
-        arguments["strftime_now"] = date.strftime  # in place of transformers' own
-    return arguments, date
-
-
-def read_stops(tokenizer: Any, generation_config: Mapping[str, Any]) -> Stops:
-    """Stop ids as vLLM takes them: the tokenizer's end-of-sequence id and those of the model's generation config."""
-    configured = generation_config.get("eos_token_id")
-    ids = [tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])]
-    stop_ids = frozenset(int(i) for i in ids if i is not None)
-    return Stops(stop_ids, thinking_end_ids(lambda text: tokenizer.encode(text, add_special_tokens=False)))

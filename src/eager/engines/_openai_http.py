@@ -1,0 +1,177 @@
+"""HTTP to servers that are not trusted with our memory: every answer is bounded, and no redirect is followed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from eager.engines._openai_faults import FaultError, RefusalError, answered, said, scrubber
+from eager.engines.base import EngineError
+from eager.engines.options_openai import OpenAIOptions
+from eager.errors import first_line
+
+_MOST_LINE = 1 << 20  # bytes; 20 log-probabilities of one token take a thousand
+_MOST_ANSWER = 1 << 24  # bytes
+_MOST_COMPLAINT = 1 << 14
+_CONNECT_SECONDS, _ANSWER_SECONDS, _HEALTH_SECONDS = 10.0, 60.0, 5.0
+_DATA = b"data:"
+
+
+class Stream:
+    """An open answer of server-sent events. `data` yields what has come: the data of some events at once."""
+
+    def __init__(self, response: aiohttp.ClientResponse, url: str, clock: Callable[[], float], patience: float) -> None:
+        self._response = response
+        self._url = url
+        self._clock = clock
+        self._patience = patience
+        self.heard = clock()
+        self.is_paused = False
+        self.is_late = False
+
+    async def data(self) -> AsyncIterator[list[bytes]]:
+        """Raises FaultError where the connection breaks, or a line is longer than any that makes sense."""
+        rest = b""
+        async for piece in self._response.content.iter_any():
+            self.heard = self._clock()
+            *lines, rest = (rest + piece).split(b"\n")
+            if len(rest) > _MOST_LINE:
+                raise FaultError(f"{self._url} sent a line of more than {_MOST_LINE:,} bytes")
+            found = [line[len(_DATA) :].strip() for line in lines if line.startswith(_DATA)]
+            if found:
+                self.is_paused = True  # whoever takes them may take their time
+                yield found
+                self.heard, self.is_paused = self._clock(), False
+
+    def check(self) -> None:
+        """Break the connection off where nothing has come for too long."""
+        if not self.is_paused and self._clock() - self.heard > self._patience:
+            self.is_late = True
+            self._response.close()
+
+
+class Client:
+    """Speaks to all servers, with the key if there is one. Lives on one event loop; `close` it there."""
+
+    def __init__(self, options: OpenAIOptions) -> None:
+        self.scrub = scrubber(options.api_key)
+        self._chunk_timeout = options.chunk_timeout
+        self._encode = msgspec.json.Encoder().encode
+        self._streams: set[Stream] = set()
+        headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
+        if options.api_key is not None:
+            headers["Authorization"] = f"Bearer {options.api_key.strip()}"
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=not options.insecure),
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=_CONNECT_SECONDS, sock_read=options.first_chunk_timeout
+            ),
+            headers=headers,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            max_line_size=1 << 14,
+            max_field_size=1 << 14,
+        )
+        self._watch = asyncio.get_running_loop().create_task(self._check_streams())
+
+    async def close(self) -> None:
+        self._watch.cancel()
+        await self._session.close()
+
+    async def get(self, url: str, path: str, seconds: float = _ANSWER_SECONDS) -> Any:
+        """The JSON answered. Raises FaultError, RefusalError or EngineError."""
+        return await self._whole("GET", url, path, None, seconds)
+
+    async def post(self, url: str, path: str, body: Mapping[str, Any]) -> Any:
+        """As `get`, of a request with this body."""
+        return await self._whole("POST", url, path, body, _ANSWER_SECONDS)
+
+    async def is_alive(self, url: str) -> bool:
+        """Whether the server says that it is well; one that has no way to say it counts as well if it answers."""
+        try:
+            async with self._asked("GET", url, "/health", None, {}, _HEALTH_SECONDS):
+                return True
+        except FaultError:
+            return False
+        except (RefusalError, EngineError):
+            return True
+
+    @asynccontextmanager
+    async def stream(
+        self, url: str, path: str, body: Mapping[str, Any], headers: Mapping[str, str]
+    ) -> AsyncIterator[Stream]:
+        """A streamed answer. What breaks it, at the start or inside, is a FaultError, RefusalError or EngineError."""
+        async with self._asked("POST", url, path, body, headers, None) as response:
+            stream = Stream(response, url, asyncio.get_running_loop().time, self._chunk_timeout)
+            self._streams.add(stream)
+            try:
+                yield stream
+            except aiohttp.ClientError as error:
+                if not stream.is_late:
+                    raise
+                raise FaultError(f"{url} sent nothing for {self._chunk_timeout:g} seconds", is_down=True) from error
+            finally:
+                self._streams.discard(stream)
+                response.close()
+
+    async def _whole(self, method: str, url: str, path: str, body: Mapping[str, Any] | None, seconds: float) -> Any:
+        async with self._asked(method, url, path, body, {}, seconds) as response:
+            text = await _read(response, _MOST_ANSWER)
+            if len(text) > _MOST_ANSWER:
+                raise RefusalError(f"{url}{path} answers more than {_MOST_ANSWER:,} bytes")
+            try:
+                return msgspec.json.decode(text) if text else None
+            except (msgspec.DecodeError, RecursionError):
+                raise FaultError(f"{url}{path} answers no JSON") from None
+
+    @asynccontextmanager
+    async def _asked(
+        self,
+        method: str,
+        url: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        headers: Mapping[str, str],
+        seconds: float | None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        data = None if body is None else self._encode(body)
+        how: dict[str, Any] = {} if seconds is None else {"timeout": aiohttp.ClientTimeout(total=seconds)}
+        try:
+            async with self._session.request(
+                method, url + path, data=data, headers=headers, allow_redirects=False, **how
+            ) as response:
+                if response.status != 200:
+                    complaint = self.scrub(said(await _read(response, _MOST_COMPLAINT)) or str(response.reason))
+                    raise answered(response.status, complaint, url + path, response.headers.get("Retry-After"))
+                yield response
+        except asyncio.TimeoutError as error:
+            raise FaultError(f"{url} does not answer in time", is_down=True) from error
+        except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError) as error:
+            raise FaultError(
+                f"{url}: {self.scrub(first_line(error))} (--insecure leaves certificates unchecked)", is_down=True
+            ) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise FaultError(f"{url}: {self.scrub(first_line(error))}", is_down=True) from error
+
+    async def _check_streams(self) -> None:
+        """A timer a stream would be set anew with every token."""
+        while True:
+            await asyncio.sleep(min(1.0, self._chunk_timeout / 4))
+            for stream in tuple(self._streams):
+                stream.check()
+
+
+async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """Up to `most` bytes of the answer, or a few more where there are."""
+    pieces, n_bytes = [], 0
+    async for piece in response.content.iter_any():
+        pieces.append(piece)
+        n_bytes += len(piece)
+        if n_bytes > most:
+            break
+    return b"".join(pieces)

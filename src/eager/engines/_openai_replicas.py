@@ -1,0 +1,128 @@
+"""Which of several servers a sequence goes to: its tree's, so that its prefix is cached there; or the least busy.
+
+Lives on the engine's event loop, and is used from nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence as Seq
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from eager.engines.base import EngineError
+
+_FIRST_LOOK, _LONGEST_BETWEEN_LOOKS = 0.2, 5.0  # seconds
+
+
+@dataclass(slots=True, eq=False)
+class Replica:
+    """One server. `fault` says why it is down, and is None while it is up; `n_open` streams come from it."""
+
+    url: str
+    n_open: int = 0
+    fault: str | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Family:
+    """The sequences of one tree, by a name that no other has; `replica` is where the last of them went."""
+
+    name: str
+    replica: Replica | None = None
+
+
+class Replicas:
+    """Chooses, and waits while all are down. A server that is down is looked at now and then until it is up."""
+
+    def __init__(
+        self, urls: Seq[str], give_up_after: float, is_alive: Callable[[str], Awaitable[bool]] | None = None
+    ) -> None:
+        """`is_alive` asks a server whether it is up; without it one that is down stays so until `put_up`."""
+        self.all = tuple(Replica(url) for url in urls)
+        self._give_up_after = give_up_after
+        self._is_alive = is_alive
+        self._some_is_up = asyncio.Event()
+        self._some_is_up.set()
+        self._all_down_since: float | None = None
+        self._looks: dict[Replica, asyncio.Task[None]] = {}
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long all may stay down before `choose` gives up; None while any is up."""
+        since = self._all_down_since
+        return None if since is None else max(0.0, since + self._give_up_after - time.monotonic())
+
+    def headers(self, family: Family, replica: Replica) -> Mapping[str, str]:
+        """What a request of this family to this replica says beside its body."""
+        return {}
+
+    async def choose(self, family: Family, avoid: Replica | None = None) -> Replica:
+        """The replica for a sequence of the family; another than `avoid` where there is one.
+
+        Waits while all are down. Raises EngineError when none came back in time.
+        """
+        while (found := self._best(family, avoid)) is None:
+            await self._until_one_is_up()
+        family.replica = found
+        return found
+
+    @contextmanager
+    def serving(self, replica: Replica) -> Iterator[None]:
+        """A stream comes from the replica meanwhile."""
+        replica.n_open += 1
+        try:
+            yield
+        finally:
+            replica.n_open -= 1
+
+    def put_down(self, replica: Replica, fault: str) -> None:
+        """It does not answer: nothing goes there until it does."""
+        replica.fault = fault
+        if all(other.fault is not None for other in self.all) and self._all_down_since is None:
+            self._all_down_since = time.monotonic()
+            self._some_is_up.clear()
+        if self._is_alive is not None and replica not in self._looks:
+            self._looks[replica] = asyncio.get_running_loop().create_task(self._look_at(replica, self._is_alive))
+
+    def put_up(self, replica: Replica) -> None:
+        """It answers (again)."""
+        replica.fault = None
+        self._all_down_since = None
+        self._some_is_up.set()
+
+    def close(self) -> None:
+        """No server is looked at any more."""
+        for look in self._looks.values():
+            look.cancel()
+
+    def _best(self, family: Family, avoid: Replica | None) -> Replica | None:
+        up = [replica for replica in self.all if replica.fault is None]
+        others = [replica for replica in up if replica is not avoid] or up
+        if family.replica in others:
+            return family.replica
+        return min(others, key=lambda replica: replica.n_open, default=None)
+
+    async def _until_one_is_up(self) -> None:
+        try:
+            await asyncio.wait_for(self._some_is_up.wait(), self.seconds_left)
+        except asyncio.TimeoutError:
+            if self._all_down_since is not None:
+                raise self._given_up() from None
+
+    async def _look_at(self, replica: Replica, is_alive: Callable[[str], Awaitable[bool]]) -> None:
+        pause = _FIRST_LOOK
+        while replica.fault is not None:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_BETWEEN_LOOKS)
+            if await is_alive(replica.url):
+                self.put_up(replica)
+        del self._looks[replica]
+
+    def _given_up(self) -> EngineError:
+        faults = "; ".join(f"{replica.url}: {replica.fault}" for replica in self.all)
+        return EngineError(
+            f"no server has answered for {self._give_up_after:g} seconds ({faults}): start one again, then the same"
+            " command with this --output_dir goes on where it stopped"
+        )
