@@ -25,6 +25,7 @@ from eager.store.records import PromptRecord, merged
 from eager.tasks import LoadedTask, Problem
 from eager.types import MAX_ENTROPY, BranchConfig, Generation, SamplingParams, TreeJob
 from eager.voting import Voting, settles
+from eager.whole_trees import TreeGenerator, grower
 
 EXPERIMENTS: dict[str, tuple[str, ...]] = {**{kind: (kind,) for kind in KINDS}, "all": PUBLISHED_KINDS}
 """What each name runs, in this order."""
@@ -232,7 +233,12 @@ class Run:
                 yield voting.whole(index, self._recorder.record(experiment.name, index, [], voting.n_init(index)))
 
     def _grow_round(
-        self, generator: Generator, name: str, shares: Mapping[int, int], rules: BranchConfig, voting: Voting
+        self,
+        generator: Generator | TreeGenerator,
+        name: str,
+        shares: Mapping[int, int],
+        rules: BranchConfig,
+        voting: Voting,
     ) -> None:
         """Each prompt's tree of the round, from the journal where an earlier run has grown it."""
         for index, share in shares.items():
@@ -249,12 +255,12 @@ class Run:
 
     # -- common -------------------------------------------------------------------------------------------------
 
-    def _generator(self, name: str) -> Generator:
+    def _generator(self, name: str) -> Generator | TreeGenerator:
         def on_step(progress: Progress) -> None:
             if self._on_progress is not None:
                 self._on_progress(name, self._journal.count(name), len(self._prompts), progress)
 
-        return Generator(self._engine, on_step)
+        return grower(self._engine, self._plan.rules[0], on_step, may_settle=self._plan.settle is not None)
 
     def _job(self, index: int, rules: BranchConfig, first_sequence: int) -> TreeJob:
         plan, prompt_ids = self._plan, self._prompts[index]

@@ -97,7 +97,7 @@ def plugin_variables(folder: Path) -> dict[str, str]:
 
 
 def shared():
-    """One server with gate and plugin for all tests of a run: started when it is first asked for, ended with the run."""
+    """One server with gate and plugin for all tests of a run: started when first asked for, ended with the run."""
     if not _shared:
         until_the_end = ExitStack()
         atexit.register(until_the_end.close)

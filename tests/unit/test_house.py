@@ -18,6 +18,7 @@ LAYERS = [
     {"branching", "branch_rules", "budget"},
     {"engines"},
     {"generate"},
+    {"whole_trees"},
     {"metrics"},
     {"grading", "tasks"},
     {"store"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Mapping
 from importlib import import_module
@@ -21,6 +22,7 @@ from eager.engines.gated_tree import Decoded, GatedRequest
 from eager.errors import first_line
 from eager.types import FinishReason, SamplingParams
 
+_PULSE_SECONDS = 1.0
 _SEED_MASK = (1 << 63) - 1  # vLLM keeps seeds in signed 64 bits
 _GATE = "--logits-processors eager.engines.vllm_gate:Gate"
 _WORKER = "--worker-extension-cls eager.engines.vllm_gate.GateWorker"
@@ -38,6 +40,8 @@ class GatedServer:
         self.model: str = str(config.model_config.served_model_name or config.model_config.model)
         self.pause_id: int | None = None
         self.runner: int | None = None
+        self._pulse: asyncio.Task[Any] | None = None
+        self._pulse_time = 0.0
 
     async def missing(self) -> list[str]:
         """What the server was started without."""
@@ -78,6 +82,17 @@ class GatedServer:
         """What the gate keeps of a tree, and forgets with that."""
         answers = await self._client.collective_rpc("eager_take", args=(tree,))
         return next((answer for answer in answers if answer is not None), None)
+
+    async def pulse(self) -> None:
+        """Returns once the engine has answered, now or a moment ago: one that hangs never does."""
+        now = asyncio.get_running_loop().time()
+        if self._pulse is None or (self._pulse.done() and now - self._pulse_time > _PULSE_SECONDS):
+            self._pulse_time = now
+            self._pulse = asyncio.create_task(self._client.collective_rpc("eager_gate"))
+        try:
+            await asyncio.shield(self._pulse)
+        except VLLMError as error:
+            raise EngineError(f"the server's engine does not answer ({first_line(error)}): ask again") from error
 
     def _pause_id(self) -> int | None:
         config = self._client.vllm_config

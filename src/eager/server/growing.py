@@ -19,6 +19,8 @@ class Server(Protocol):
 
     async def decode(self, request: GatedRequest, sampling: SamplingParams) -> Decoded: ...
 
+    async def pulse(self) -> None: ...
+
     async def take(self, tree: str) -> Mapping[str, Any] | None: ...
 
 
@@ -41,6 +43,7 @@ class Growing:
             try:
                 request, decoded = await asyncio.wait_for(self._over.get(), ALIVE_SECONDS)
             except asyncio.TimeoutError:
+                await self._server.pulse()
                 yield Alive(tree.n_tokens)
                 continue
             if isinstance(decoded, BaseException):

@@ -7,6 +7,7 @@ from eager.wire.kinds import VERSION, WireError
 from eager.wire.messages import (
     About,
     Alive,
+    Begun,
     Branched,
     Ended,
     Event,
@@ -35,6 +36,7 @@ __all__ = [
     "VERSION",
     "About",
     "Alive",
+    "Begun",
     "Branched",
     "Ended",
     "Event",

@@ -23,6 +23,11 @@ class TreeRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """A server has been asked for the tree, perhaps not the first: what was told of it before is void. Not sent."""
+
+
+@dataclass(frozen=True, slots=True)
 class Branched:
     """At `position` sequence `seq` has branched, and `new_seq` was born; its entropy comes with the finished tree."""
 
@@ -60,7 +65,7 @@ class Failed:
     message: str
 
 
-Event = Branched | Ended | Alive | Finished | Failed
+Event = Begun | Branched | Ended | Alive | Finished | Failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +217,9 @@ def event_json(event: Event) -> dict[str, Any]:
         return {"event": "alive", **asdict(event)}
     if isinstance(event, Finished):
         return {"event": "finished", **answer_json(event.tree)}
-    return {"event": "error", **asdict(event)}
+    if isinstance(event, Failed):
+        return {"event": "error", **asdict(event)}
+    raise ValueError(f"{event} is not sent")
 
 
 def read_event(data: Any, job: TreeJob) -> Event:
