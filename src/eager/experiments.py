@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from eager.budget import SETTLED, ExtraRounds, adapt_shares, label_shares
 from eager.engines import Engine
 from eager.errors import EagerError
-from eager.generate import Generator, Progress
+from eager.generate import Progress
 from eager.grading import MathGrader
 from eager.recording import Clock, Recorder
 from eager.results.experiment import KINDS, PUBLISHED_KINDS, Experiment, shortest
@@ -25,7 +25,7 @@ from eager.store.records import PromptRecord, merged
 from eager.tasks import LoadedTask, Problem
 from eager.types import MAX_ENTROPY, BranchConfig, Generation, SamplingParams, TreeJob
 from eager.voting import Voting, settles
-from eager.whole_trees import TreeGenerator, grower
+from eager.whole_trees import Grower, grower
 
 EXPERIMENTS: dict[str, tuple[str, ...]] = {**{kind: (kind,) for kind in KINDS}, "all": PUBLISHED_KINDS}
 """What each name runs, in this order."""
@@ -233,12 +233,7 @@ class Run:
                 yield voting.whole(index, self._recorder.record(experiment.name, index, [], voting.n_init(index)))
 
     def _grow_round(
-        self,
-        generator: Generator | TreeGenerator,
-        name: str,
-        shares: Mapping[int, int],
-        rules: BranchConfig,
-        voting: Voting,
+        self, generator: Grower, name: str, shares: Mapping[int, int], rules: BranchConfig, voting: Voting
     ) -> None:
         """Each prompt's tree of the round, from the journal where an earlier run has grown it."""
         for index, share in shares.items():
@@ -255,7 +250,7 @@ class Run:
 
     # -- common -------------------------------------------------------------------------------------------------
 
-    def _generator(self, name: str) -> Generator | TreeGenerator:
+    def _generator(self, name: str) -> Grower:
         def on_step(progress: Progress) -> None:
             if self._on_progress is not None:
                 self._on_progress(name, self._journal.count(name), len(self._prompts), progress)

@@ -22,7 +22,7 @@ def grower(
     on_step: Callable[[Progress], None] | None = None,
     *,
     may_settle: bool = False,
-) -> Generator | TreeGenerator:
+) -> Grower:
     """What grows trees by these rules on the engine: whole ones where it has them, else sequence by sequence.
 
     `may_settle`: jobs will come with an `is_settled`, which whole trees cannot be asked.
@@ -151,7 +151,7 @@ class TreeGenerator:
         progress.n_tokens += finished.n_tokens + finished.discarded - tree.n_tokens
         progress.branches += len(finished.branches) - tree.n_branches
         progress.trees_done += 1
-        step.branches += [(tree.job, branch) for branch in finished.branches]
+        step.branches.extend((tree.job, branch) for branch in finished.branches)
         step.finished.append((tree.job, finished))
         self._forget(tree_id)
 
@@ -172,3 +172,6 @@ class TreeGenerator:
         self.progress.trees_open -= 1
         if not self._out:
             self._engine.driver = None
+
+
+Grower = Generator | TreeGenerator
