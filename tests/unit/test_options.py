@@ -12,10 +12,11 @@ from eager.cli.options import given_to_engine, run_options
 from eager.engines import ENGINES, EngineError, engine_options, load_engine
 from eager.engines.options import EngineOptions, digest
 from eager.engines.options_llama_cpp import LlamaCppOptions
+from eager.engines.options_openai import OpenAIOptions
 from eager.engines.options_scripted import ScriptedOptions
 from eager.engines.options_vllm import VLLMOptions
 
-CLASSES = (LlamaCppOptions, VLLMOptions, ScriptedOptions)
+CLASSES = (LlamaCppOptions, VLLMOptions, OpenAIOptions, ScriptedOptions)
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 
 
@@ -115,6 +116,17 @@ OUTSIDE = [
     ("chat_template", ("", 5)),
     ("chat_template_kwargs", ([], "x", {1: 2}, {"messages": []}, {"tokenize": False}, {"bos_token": ""})),
     ("chat_date", ("", "tomorrow", "2026-02-30", 20260101)),
+    ("base_url", ("", 5, "localhost:8000", "ftp://host", "http://", "http://h:99999")),
+    ("api_key", ("", 5, "a\nb", "schlüssel", "x" * 8192)),
+    ("max_in_flight", (0, -1, 1.5, 65537, math.inf, None)),
+    ("give_up_after", (-1, math.nan, math.inf, "long", 86401)),
+    ("chunk_timeout", (0, -1, math.nan, math.inf, 86401)),
+    ("first_chunk_timeout", (0, -1, math.nan, math.inf, 86401)),
+    ("max_retries", (-1, 1.5, 1001, math.inf)),
+    ("tokenizer", ("", 5)),
+    ("stop_token_ids", ([], 5, [-1], [2**31], [True], ["a"], {2}, [1] * 4097)),
+    ("draws", ("", "dice", None)),
+    ("insecure", (1, "no")),
     ("tokens_per_step", (0, "two", 2**31)),
     ("seconds_per_step", (-1, math.nan, math.inf, "slow", 86401, 1e300)),
     ("fail_after", (-1, 1.5, 2**31)),
@@ -193,8 +205,9 @@ def settings_and_about(options_class, **given):
 
 def test_options_at_their_default_are_no_settings():
     """A folder that was begun before an option existed goes on."""
-    for options_class in CLASSES:
+    for options_class in (LlamaCppOptions, VLLMOptions, ScriptedOptions):
         assert settings_and_about(options_class) == ({}, {})
+    assert settings_and_about(OpenAIOptions, base_url="http://h") == ({}, {"base_url": "http://h"})
     assert settings_and_about(LlamaCppOptions, flash_attn=True, chat_template_kwargs={}) == ({}, {})
 
 
@@ -212,6 +225,15 @@ def test_options_at_their_default_are_no_settings():
         (LlamaCppOptions, {"flash_attn": False, "type_k": "q8_0"}, ["flash_attn", "type_k"], []),
         (LlamaCppOptions, {"n_threads": 3, "n_cells": 100, "capacity": 4}, [], ["n_threads", "n_cells", "capacity"]),
         (LlamaCppOptions, {"library": {"n_gpu_layers": 4, "rope_freq_base": 1}}, ["rope_freq_base"], ["n_gpu_layers"]),
+        (
+            OpenAIOptions,
+            {"base_url": "http://h", "max_in_flight": 9, "api_key": "k"},
+            [],
+            ["base_url", "max_in_flight"],
+        ),
+        (OpenAIOptions, {"base_url": "http://h", "insecure": True, "api_key": "k"}, [], ["base_url", "insecure"]),
+        (OpenAIOptions, {"base_url": "http://h", "stop_token_ids": [2]}, ["stop_token_ids"], ["base_url"]),
+        (OpenAIOptions, {"base_url": "http://h", "draws": "gate"}, ["draws"], ["base_url"]),
         (ScriptedOptions, {"seconds_per_step": 0.1, "fail_after": 3}, [], ["seconds_per_step", "fail_after"]),
     ],
 )

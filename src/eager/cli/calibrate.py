@@ -106,6 +106,8 @@ def _calibrate(
         display.say(f"loading {options['model_name']} with {options['engine']}")
         engine = load_engine(options["engine"], options["model_name"], **given)
         stack.callback(engine.shutdown)
+        for notice in engine.notices:
+            display.say(notice)
         calibration = drawn(plan, task, engine, settings_of_streams(settings, engine), display)
     choice = chosen(calibration, plan.rules[0], target)
     exposure = calibration.exposure(plan.rules[0])

@@ -57,6 +57,8 @@ class Display:
             self._console.print(line, soft_wrap=True)
 
     def _line(self, seconds: float, n_done: int, n_prompts: int, progress: Progress) -> str:
+        if progress.waiting is not None:
+            return f"{self._experiment}: {n_done}/{n_prompts} prompts, {progress.waiting}"
         done_now = n_done - self._n_done_at_start
         left = f"{_clock(seconds / done_now * (n_prompts - n_done))} left" if done_now else "time left unknown"
         return (

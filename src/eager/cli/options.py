@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any
@@ -21,6 +22,7 @@ from eager.cli.values import (
     UserPath,
 )
 from eager.engines.options_llama_cpp import LlamaCppOptions
+from eager.engines.options_openai import OpenAIOptions
 from eager.engines.options_vllm import VLLMOptions
 from eager.results.experiment import KINDS
 
@@ -34,9 +36,8 @@ _FINITE = FiniteFloat()
 
 def _engine_option(name: str, help_text: str, **how: Any) -> Any:
     """An option that goes to the engine if it is given; the default shown is that of the first class that has it."""
-    defaults = [
-        item.default for options in (LlamaCppOptions, VLLMOptions) for item in fields(options) if item.name == name
-    ]
+    classes = (LlamaCppOptions, VLLMOptions, OpenAIOptions)
+    defaults = [item.default for options in classes for item in fields(options) if item.name == name]
     default = defaults[0] if defaults else None
     is_told = default is not None and not isinstance(default, bool)
     flags = how.pop("flags", f"--{name}")
@@ -72,6 +73,21 @@ _ENGINE_OPTIONS = {
     "pipeline_parallel_size": _engine_option("pipeline_parallel_size", "vLLM's.", type=int),
     "data_parallel_size": _engine_option("data_parallel_size", "vLLM's.", type=int),
     "trust_remote_code": _engine_option("trust_remote_code", "vLLM's: run the model's own code.", is_flag=True),
+    "base_url": _engine_option(
+        "base_url", "For engine openai: the server's address as http://HOST:PORT; several separated by commas."
+    ),
+    "max_in_flight": _engine_option(
+        "max_in_flight", "For engine openai: the most sequences streamed at once.", type=int
+    ),
+    "give_up_after": _engine_option(
+        "give_up_after", "For engine openai: seconds without any server before the run stops.", type=_FINITE
+    ),
+    "tokenizer": _engine_option(
+        "tokenizer", "A folder with the model's tokenizer, in place of the model's or the server's own."
+    ),
+    "insecure": _engine_option(
+        "insecure", "For engine openai: leave the server's certificate unchecked.", is_flag=True
+    ),
     # Trials of slowness and failure, for the scripted engine only.
     "seconds_per_step": _engine_option(
         "seconds_per_step", "", type=_FINITE, hidden=True, envvar="EAGER_SCRIPTED_SECONDS_PER_STEP"
@@ -232,8 +248,18 @@ def fit(command: click.Command, without: Collection[str], **changes: Mapping[str
 def given_to_engine(options: Mapping[str, Any]) -> dict[str, Any]:
     """What the user gave for the engine, by name. Raises UsageError where one thing is given twice."""
     given = {name: options[name] for name in _ENGINE_OPTIONS if options[name] is not None}
+    if options["engine"] == OpenAIOptions.engine:
+        given |= _key()
     for name, value in options["engine_option"]:
+        if name == "api_key":
+            raise click.UsageError("a key in the command can be seen by everybody here: give it as EAGER_API_KEY")
         if name in given:
             raise click.UsageError(f"{name} is given twice: give it once")
         given[name] = value
     return given
+
+
+def _key() -> dict[str, str]:
+    """The servers' key. It has no option: the list of processes shows what a command was given."""
+    found = os.environ.get("EAGER_API_KEY") or os.environ.get("OPENAI_API_KEY")
+    return {"api_key": found} if found else {}

@@ -122,6 +122,7 @@ def _answer(
         begun_with = _identity_of(journal)
         engine = load_engine(options["engine"], options["model_name"], **{**_kept(begun_with), **given})
         stack.callback(engine.shutdown)
+        _say_all(display, list(engine.notices))
         _check_identity(begun_with, engine.identity(), options["model_name"], journal.folder)
         plan, found = with_found_thresholds(plan, task, engine, journal, options["entropy_threshold"], display)
         journal.append_about({**_about(engine, options["notes"], engine_options), "calibration": found})

@@ -18,7 +18,7 @@ from eager.words import one_line
 _TEXT = "Once upon a time, in a land far away, there lived"
 _N_TOKENS = 8
 _ANY = 1 << 31
-_WILD = SamplingParams(temperature=3.0)  # so that other seeds draw other tokens
+_WILD = SamplingParams(temperature=2.0)  # the highest that vLLM takes, so that other seeds draw other tokens
 _SHARP = SamplingParams(temperature=0.05, top_k=3)
 _SAME = 0.05  # between log-probabilities of one token in two batches, in 16 bits
 
@@ -48,6 +48,7 @@ class Facts:
 class _Answer:
     tokens: list[Raw]
     n_cached: int | None
+    n_beyond: int
 
     @property
     def ids(self) -> list[int]:
@@ -121,7 +122,8 @@ class _Probe:
         missing += [] if await self._is_raw(ids, watched) else [_RAW]
         # The same draws, with the first token drawn for a stop id.
         stopped = await self._try(self._wanted(ids, stop_ids=watched.ids[:1]))
-        return missing if stopped is not None and stopped.ids == watched.ids[:1] else [*missing, _STOPS]
+        is_stopped = stopped is not None and stopped.ids == watched.ids[:1] and stopped.n_beyond == 0
+        return missing if is_stopped else [*missing, _STOPS]
 
     async def _seeds_differ(self, ids: Seq[int], first: _Answer) -> bool:
         others = await asyncio.gather(*(self._try(self._wanted(ids, seed=seed)) for seed in (2, 3)))
@@ -209,7 +211,7 @@ class _Probe:
             if fault.is_down or fault.pause is not None:
                 raise
             return None
-        return _Answer(tokens, reading.n_cached)
+        return _Answer(tokens, reading.n_cached, reading.n_beyond)
 
     def _lacks(self, missing: Seq[str]) -> EngineError:
         return EngineError(f"the server at {self._url} cannot do what EAGer needs. It lacks {'; '.join(missing)}")

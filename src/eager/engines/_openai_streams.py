@@ -35,6 +35,7 @@ class News:
     finish: FinishReason | None = None
     error: str | None = None
     recomputed: int = 0
+    discarded: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -136,6 +137,7 @@ class Inbox:
         old.tokens += news.tokens
         old.finish, old.error = news.finish, news.error
         old.recomputed += news.recomputed
+        old.discarded += news.discarded
 
 
 class Streams:
@@ -249,7 +251,7 @@ class Streams:
             reading.is_watched = reading.is_watched and sequence.is_watched
             for event in events:
                 self._take_in(sequence, reading.read(event))
-            if reading.is_over:
+            if reading.is_over or reading.n_beyond:
                 return
             await self._inbox.room()
 
@@ -266,4 +268,5 @@ class Streams:
         if sequence.is_continued and reading.n_cached is not None:
             # Of a continued sequence the last token is new; the rest has been through the model before.
             arrived.recomputed += max(0, n_prefix - 1 - reading.n_cached)
+        arrived.discarded += reading.n_beyond
         self._inbox.put(sequence)

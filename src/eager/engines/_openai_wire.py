@@ -142,7 +142,7 @@ class Reading:
     """Reads one request's answer, chunk by chunk; it may come in many, with several tokens each.
 
     `finish` is why the sequence ended, `error` what was wrong with it then. `n_cached` tokens of the prompt were
-    found in the server's cache, where it says so. `is_over` when nothing more will come.
+    found in the server's cache, where it says so; `n_beyond` came after the end. `is_over` when nothing more will come.
     """
 
     def __init__(self, wanted: Wanted, names: TokenNames, n_vocab: int, scrub: Callable[[str], str]) -> None:
@@ -156,6 +156,7 @@ class Reading:
         self.finish: FinishReason | None = None
         self.error: str | None = None
         self.n_cached: int | None = None
+        self.n_beyond = 0
         self.is_over = False
 
     def read(self, event: bytes) -> list[Raw]:
@@ -172,7 +173,7 @@ class Reading:
             raise _complaint(chunk.error, self._scrub)
         if chunk.usage is not None and chunk.usage.prompt_tokens_details is not None:
             self.n_cached = chunk.usage.prompt_tokens_details.cached_tokens
-        if not chunk.choices or self.finish is not None:
+        if not chunk.choices:
             return []
         if len(chunk.choices) > 1 or chunk.choices[0].index != 0:
             raise RefusalError("the server sent more choices than the one that was asked for")
@@ -185,6 +186,9 @@ class Reading:
 
     def _read_choice(self, choice: _Choice | _PlainChoice) -> list[Raw]:
         ids = choice.token_ids or []
+        if self.finish is not None:
+            self.n_beyond += len(ids)
+            return []
         self._check_ids(ids)
         tokens = self._watched(ids, choice) if isinstance(choice, _Choice) else [Raw(token_id) for token_id in ids]
         tokens = self._until_the_end(tokens)
@@ -220,6 +224,7 @@ class Reading:
         for i, token in enumerate(tokens):
             if token.id in self._stop_ids:
                 self.finish, self.error = "stop", None
+                self.n_beyond += len(tokens) - i - 1
                 return tokens[: i + 1]
         return tokens
 

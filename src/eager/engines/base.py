@@ -53,6 +53,8 @@ class Engine(ABC):
     max_model_len: int
     """Bound on prompt and generated tokens of one sequence together."""
     stops: Stops
+    notices: Seq[str] = ()
+    """What the user should know before it begins, in sentences."""
     is_shut: bool = False
     """Whether `shutdown` was called."""
     whole_trees: TreeSource | None = None
@@ -83,6 +85,11 @@ class Engine(ABC):
     @abstractmethod
     def has_room(self) -> bool:
         """Whether one more sequence would be decoded in the next step rather than wait."""
+
+    @property
+    def waiting(self) -> str | None:
+        """What keeps the engine from decoding at all, and for how long it will wait; None while it decodes."""
+        return None
 
     @abstractmethod
     def encode_chat(self, messages: Seq[Mapping[str, str]]) -> list[int]:

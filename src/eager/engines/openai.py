@@ -202,7 +202,7 @@ class OpenAIEngine(Engine):
 
     def _delta(self, sequence: Sequence, news: News, tokens: list[Token]) -> Delta:
         seq_id = sequence.request.seq_id
-        discarded, sequence.discarded = sequence.discarded, 0
+        discarded, sequence.discarded = sequence.discarded + news.discarded, 0
         if news.finish is not None:
             del self._open[seq_id]
             self._ended[seq_id] = sequence.family
