@@ -112,6 +112,7 @@ class TreeGenerator:
                 self._send(self._waiting.popleft())
             for tree_id, event in self._trees.take() if self._out else []:
                 self._apply(tree_id, event, step)
+            self.progress.waiting = self._engine.waiting
             on_failure.pop_all()
         return step
 

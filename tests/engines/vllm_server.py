@@ -39,14 +39,32 @@ class Server:
         self.port = port
 
     def post(self, path, body):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
+        return self.post_text(path, json.dumps(body))
+
+    def post_text(self, path, text):
+        connection = self._send("POST", path, text)
         try:
-            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
             response = connection.getresponse()
-            text = response.read()
-            return response.status, json.loads(text) if text else None
+            return response.status, _read(response)
         finally:
             connection.close()
+
+    def get(self, path):
+        connection = self._send("GET", path)
+        try:
+            response = connection.getresponse()
+            return response.status, _read(response)
+        finally:
+            connection.close()
+
+    def begin(self, path, body):
+        """The connection of a request that is not waited for."""
+        return self._send("POST", path, json.dumps(body))
+
+    def _send(self, method, path, text=None):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
+        connection.request(method, path, text, {"Content-Type": "application/json"})
+        return connection
 
     def complete(self, **body):
         """The one choice of a completion over token ids, which must succeed; with its usage."""
@@ -54,19 +72,10 @@ class Server:
         assert status == 200, answer
         return {**answer["choices"][0], "usage": answer["usage"]}
 
-    def get(self, path):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, json.loads(response.read())
-        finally:
-            connection.close()
-
     def stream(self, path="/v1/completions", **body):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
-        body = json.dumps(body if "rules" in body else {"model": MODEL, "stream": True, **body})
-        connection.request("POST", path, body, {"Content-Type": "application/json"})
+        if path == "/v1/completions":
+            body = {"model": MODEL, "stream": True, **body}
+        connection = self.begin(path, body)
         return connection, connection.getresponse()
 
     def ask_worker(self, method, *args):
@@ -82,6 +91,14 @@ class Server:
             return connection.getresponse().status == 200
         except OSError:
             return False
+
+
+def _read(response):
+    """The answer: JSON, or a text."""
+    text = response.read().decode()
+    if not response.headers.get("content-type", "").startswith("application/json"):
+        return text or None
+    return json.loads(text)
 
 
 def plugin_variables(folder: Path) -> dict[str, str]:
