@@ -92,7 +92,7 @@ def test_a_tree_of_two_is_that_of_the_driver(server, engine, prompt, rule):
 
 
 def test_independent_sequences_are_those_of_the_driver(server, engine, prompt):
-    """All of `parallel`, which branches nowhere: the draws depend on seed and position alone, wherever they are made."""
+    """All of `parallel`, which branches nowhere: draws depend on seed and position alone, wherever they are made."""
     job = job_of(prompt, n_roots=4, record_entropies=True)
     whole, driven = ask(server, job), by_sequences(engine, job)
     assert [s.token_ids for s in whole.sequences] == [s.token_ids for s in driven.sequences]
@@ -132,6 +132,9 @@ def test_events_come_as_they_happen(server, prompt):
     assert ended == {index: sequence.token_ids for index, sequence in enumerate(tree.sequences)}
 
 
+PLAIN = {"max_sequences": 4, "entropy_threshold": 1.8}
+
+
 def n_running(server):
     return server.ask_worker("eager_gate")["trees"]
 
@@ -164,12 +167,12 @@ def running_requests(server):
     ("change", "said"),
     [
         (
-            {"rules": {"max_sequences": 4, "entropy_threshold": 1.8, "branch_rule": "distinct"}},
+            {"rules": {**PLAIN, "branch_rule": "distinct"}},
             "distinct cannot be had",
         ),
-        ({"rules": {"max_sequences": 4, "entropy_threshold": 1.8, "stop_after": 2}}, "stop_after cannot be had"),
+        ({"rules": {**PLAIN, "stop_after": 2}}, "stop_after cannot be had"),
         (
-            {"rules": {"max_sequences": 4, "entropy_threshold": 1.8, "varentropy_threshold": 1.0}},
+            {"rules": {**PLAIN, "varentropy_threshold": 1.0}},
             "varentropy_threshold",
         ),
         ({"max_length": 100_000}, "beyond the context of 512"),
