@@ -70,7 +70,7 @@ def seconds_of_plain(engine: OpenAIEngine, prompt: tuple[int, ...]) -> float:
 
 def prompts_of(engine: OpenAIEngine, path: str, n: int) -> list[tuple[int, ...]]:
     with open(path, encoding="utf-8") as file:
-        questions = [json.loads(line)["question"] for _, line in zip(range(n), file)]
+        questions = [json.loads(line)["question"] for _, line in zip(range(n), file, strict=False)]
     return [tuple(engine.encode_chat([{"role": "user", "content": question}])) for question in questions]
 
 

@@ -148,7 +148,7 @@ class OpenAIEngine(Engine):
         """Where every server has EAGer's plugin, whole trees can be had."""
         connection = self._connection
         found, notices = connection.thread.run(abouts(connection.client, connection.replicas))
-        self.notices += notices
+        self.notices = [*self.notices, *notices]
         if found:
             self.max_model_len = min(self.max_model_len, *(about.max_model_len for about in found))
             self.whole_trees = WholeTrees(
