@@ -10,6 +10,7 @@ import queue
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 import stamina
@@ -73,6 +74,7 @@ class WholeTrees:
         self._replicas = replicas
         self._stops = stops
         self._max_retries = max_retries
+        self._run = uuid4().hex  # so that no other driver's trees have the names of these
         self._open: dict[int, _Tree] = {}
         self._events: queue.SimpleQueue[tuple[_Tree, Event] | Exception] = queue.SimpleQueue()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -81,7 +83,7 @@ class WholeTrees:
         return not_over_gate(rules)
 
     def open(self, tree_id: int, job: TreeJob) -> None:
-        tree = self._open[tree_id] = _Tree(tree_id, job, Family(f"tree-{tree_id}"))
+        tree = self._open[tree_id] = _Tree(tree_id, job, Family(f"eager-{self._run}-tree-{tree_id}"))
         self._loop.call_soon_threadsafe(self._start, tree)
 
     def close(self, tree_id: int) -> None:
