@@ -236,6 +236,7 @@ def test_a_whole_run(server, tmp_path):
         *("run", "--engine", "openai", "--base_url", url, "--model_name", MODEL),
         *("--data_name", "mine", "--data_path", problems, "--prompt_field", "question", "--target_field", "answer"),
         *("--max_sequences", "4", "--entropy_threshold", "1.5", "--max_tokens", "40", "--experiments", "all"),
+        *("--threshold_percentile", "none"),
         *("--output_dir", folder),
     )
     assert done.returncode == 0, done.stderr
