@@ -45,7 +45,7 @@ class FakeServer:
 
     def __init__(self, *, key=None, lacks=(), max_model_len=512, seconds_per_token=0.0, port=0, tls=None):
         self.key, self.lacks, self.max_model_len = key, set(lacks), max_model_len
-        self.seconds_per_token = seconds_per_token
+        self.seconds_per_token, self.seconds_before = seconds_per_token, 0.0
         self.faults, self.bodies, self.headers, self.paths = [], [], [], []
         self.n_open = self.most_open = self.n_sent = 0
         self.is_ill = False
@@ -137,6 +137,7 @@ class FakeServer:
 
     async def _stream(self, request, body, response, kind, after):
         ids, n_sent = list(body["prompt"]), 0
+        await asyncio.sleep(self.seconds_before)
         while True:
             if kind is not None and n_sent >= after and await self._fail(kind, request, response):
                 return

@@ -188,14 +188,14 @@ def test_a_server_that_dies_gives_its_sequences_to_the_others(started):
         one = dying.__enter__()
         engine = started(one, other)
         for seq_id in range(6):
-            ask(engine, seq_id)
+            ask(engine, seq_id, n_tokens=80)
         begun = [delta for _ in range(5) for delta in engine.step()]
         assert one.n_open
         assert other.n_open
         dying.__exit__(None, None, None)
         found = collect(engine, range(6))
         for seq_id, deltas in found.items():
-            assert ids_of([d for d in begun if d.seq_id == seq_id] + deltas) == right(seq_id)
+            assert ids_of([d for d in begun if d.seq_id == seq_id] + deltas) == right(seq_id, 80)
 
 
 def test_all_servers_away_for_a_while_are_waited_for(started):
@@ -203,7 +203,7 @@ def test_all_servers_away_for_a_while_are_waited_for(started):
     away = running(seconds_per_token=0.02)
     one = away.__enter__()
     engine = started(one)
-    ask(engine, 0)
+    ask(engine, 0, n_tokens=80)
     begun = engine.step()
     assert engine.waiting is None
     away.__exit__(None, None, None)
@@ -213,7 +213,7 @@ def test_all_servers_away_for_a_while_are_waited_for(started):
         assert time.monotonic() < deadline
     assert "no server answers, waiting" in engine.waiting
     with running(port=one.port):
-        assert ids_of([*begun, *collect(engine, [0])[0]]) == right(0)
+        assert ids_of([*begun, *collect(engine, [0])[0]]) == right(0, 80)
         assert engine.waiting is None
 
 
@@ -222,7 +222,7 @@ def test_all_servers_away_for_good_break_the_engine(started):
     away = running(seconds_per_token=0.02)
     one = away.__enter__()
     engine = started(one, give_up_after=0.5)
-    ask(engine, 0)
+    ask(engine, 0, n_tokens=80)
     engine.step()
     away.__exit__(None, None, None)
     with pytest.raises(EngineError, match=r"no server has answered for 0.5 seconds \(.*goes on where it stopped"):
@@ -274,7 +274,7 @@ def test_a_tree_stays_with_its_server_and_trees_are_spread(started):
     with running(seconds_per_token=0.02) as one, running(seconds_per_token=0.02) as other:
         engine = started(one, other)
         for seq_id in range(4):
-            ask(engine, seq_id)
+            ask(engine, seq_id, n_tokens=200)
         begun = {delta.seq_id for _ in range(20) for delta in engine.step()}
         assert begun == set(range(4))
         assert (len(one.bodies), len(other.bodies)) == (2, 2)
@@ -307,15 +307,15 @@ def test_log_probabilities_are_asked_for_only_while_they_are_needed(server, star
     ask(engine, 0, monitor=False)
     collect(engine, [0])
     assert "logprobs" not in server.bodies[-1]
-    server.seconds_per_token = 0.01
-    server.faults.append(("reset", 5))
-    ask(engine, 1)
+    server.seconds_per_token = 0.02
+    server.faults.append(("reset", 40))
+    ask(engine, 1, n_tokens=60)
     begun = engine.step()
     engine.unmonitor(1)
     deltas = collect(engine, [1])[1]
     assert ["logprobs" in body for body in server.bodies[1:]] == [True, False]
-    assert ids_of(begun + deltas) == right(1)
-    assert deltas[-1].tokens[-1].entropy is None
+    assert ids_of(begun + deltas) == right(1, 60)
+    assert [token.entropy for delta in deltas for token in delta.tokens][-1] is None
 
 
 # -- how much at once ------------------------------------------------------------------------------------------
@@ -356,6 +356,15 @@ def test_a_driver_that_does_not_take_is_not_buried(server, started, monkeypatch)
     assert engine._inbox._n_untaken < 1000
     for seq_id, deltas in collect(engine, range(4)).items():
         assert ids_of(deltas) == right(seq_id, 400)
+
+
+def test_a_request_may_wait_its_turn_in_the_server(server, started):
+    """Longer than the timeout between chunks: `first_chunk_timeout` holds until the first."""
+    engine = started(server)
+    server.seconds_before = 1.0
+    ask(engine, 0)
+    assert ids_of(collect(engine, [0])[0]) == right(0)
+    assert len(server.bodies) == 1
 
 
 def test_a_server_that_waits_for_the_driver_is_not_taken_for_dead(server, started, monkeypatch):

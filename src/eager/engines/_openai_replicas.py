@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from eager.engines.base import EngineError
 
-_FIRST_LOOK, _LONGEST_BETWEEN_LOOKS = 0.2, 5.0  # seconds
+_BETWEEN_LOOKS, _LONGEST_BETWEEN_LOOKS = 0.2, 5.0  # seconds
 
 
 @dataclass(slots=True, eq=False)
@@ -112,12 +112,13 @@ class Replicas:
                 raise self._given_up() from None
 
     async def _look_at(self, replica: Replica, is_alive: Callable[[str], Awaitable[bool]]) -> None:
-        pause = _FIRST_LOOK
+        pause = _BETWEEN_LOOKS
         while replica.fault is not None:
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_BETWEEN_LOOKS)
             if await is_alive(replica.url):
                 self.put_up(replica)
+            else:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_BETWEEN_LOOKS)
         del self._looks[replica]
 
     def _given_up(self) -> EngineError:

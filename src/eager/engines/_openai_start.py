@@ -82,7 +82,7 @@ async def _client(options: OpenAIOptions) -> Client:
 
 async def _probe_all(connection: Connection, model: str, options: OpenAIOptions) -> tuple[list[Facts], list[str]]:
     replicas = connection.replicas
-    tries = (probe(connection.client, replica.url, model, options.draws) for replica in replicas.all)
+    tries = (probe(connection.client, replica.url, model, options) for replica in replicas.all)
     found, notices = [], []
     for replica, outcome in zip(replicas.all, await asyncio.gather(*tries, return_exceptions=True), strict=True):
         if isinstance(outcome, Facts):
