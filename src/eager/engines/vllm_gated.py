@@ -47,7 +47,7 @@ class GatedServer:
         """What the server was started without."""
         found = [*_unfit(self._client.vllm_config)]
         if not found:
-            gates = [gate for gate in await self._client.collective_rpc("eager_gate") if gate is not None]
+            gates = [gate for gate in await self._ask_workers("eager_gate") if gate is not None]
             self.runner = gates[0]["runner"] if gates else None
             found += [] if gates else [f"the server has no gate: start it with {_GATE}"]
         self.pause_id = self._pause_id()
@@ -79,8 +79,8 @@ class GatedServer:
         return Decoded(last.outputs[0].token_ids, finish, n_cached=last.num_cached_tokens or 0)
 
     async def take(self, tree: str) -> Mapping[str, Any] | None:
-        """What the gate keeps of a tree, and forgets with that."""
-        answers = await self._client.collective_rpc("eager_take", args=(tree,))
+        """What the gate keeps of a tree, and forgets with that. Raises EngineError where the engine is dead."""
+        answers = await self._ask_workers("eager_take", tree)
         return next((answer for answer in answers if answer is not None), None)
 
     async def pulse(self) -> None:
@@ -88,11 +88,15 @@ class GatedServer:
         now = asyncio.get_running_loop().time()
         if self._pulse is None or (self._pulse.done() and now - self._pulse_time > _PULSE_SECONDS):
             self._pulse_time = now
-            self._pulse = asyncio.create_task(self._client.collective_rpc("eager_gate"))
+            self._pulse = asyncio.create_task(self._ask_workers("eager_gate"))
+        await asyncio.shield(self._pulse)
+
+    async def _ask_workers(self, method: str, *args: str) -> list[Any]:
         try:
-            await asyncio.shield(self._pulse)
+            answers: list[Any] = await self._client.collective_rpc(method, args=args)
         except VLLMError as error:
             raise EngineError(f"the server's engine does not answer ({first_line(error)}): ask again") from error
+        return answers
 
     def _pause_id(self) -> int | None:
         config = self._client.vllm_config

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
+from eager.engines.base import EngineError
 from eager.engines.gated_tree import Decoded, GatedRequest, GatedTree
 from eager.types import SamplingParams
 from eager.wire import Alive, Branched, Ended, Event, Finished
@@ -17,7 +19,7 @@ ALIVE_SECONDS = 2.0
 class Server(Protocol):
     """What decodes; `eager.engines.vllm_gated.GatedServer`."""
 
-    async def decode(self, request: GatedRequest, sampling: SamplingParams) -> Decoded: ...
+    def decode(self, request: GatedRequest, sampling: SamplingParams) -> Coroutine[Any, Any, Decoded]: ...
 
     async def pulse(self) -> None: ...
 
@@ -30,8 +32,8 @@ class Growing:
     def __init__(self, tree: GatedTree, server: Server) -> None:
         self._tree = tree
         self._server = server
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._over: asyncio.Queue[tuple[GatedRequest, Decoded | BaseException]] = asyncio.Queue()
+        self._open: dict[asyncio.Task[Decoded], GatedRequest] = {}
+        self._over: asyncio.Queue[asyncio.Task[Decoded]] = asyncio.Queue()
         self._is_taken = not tree.is_gated
         self._n_branches = self._n_ended = 0  # as last told
 
@@ -41,14 +43,12 @@ class Growing:
         self._send(tree.start())
         while not tree.is_done:
             try:
-                request, decoded = await asyncio.wait_for(self._over.get(), ALIVE_SECONDS)
+                task = await asyncio.wait_for(self._over.get(), ALIVE_SECONDS)
             except asyncio.TimeoutError:
                 await self._server.pulse()
                 yield Alive(tree.n_tokens)
                 continue
-            if isinstance(decoded, BaseException):
-                raise decoded
-            self._send(tree.take(request, decoded))
+            self._send(tree.take(self._open.pop(task), task.result()))
             for event in self._news():
                 yield event
         yield Alive(tree.n_tokens)
@@ -58,26 +58,19 @@ class Growing:
 
     async def leave(self) -> None:
         """Take out of the server what is still decoded, and what its gate keeps. After the last event: nothing."""
-        for task in self._tasks:
+        for task in self._open:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._open, return_exceptions=True)
         if not self._is_taken:
             self._is_taken = True
-            await self._server.take(self._tree.name)
+            with suppress(EngineError):  # of a dead engine there is nothing to take
+                await self._server.take(self._tree.name)
 
     def _send(self, requests: list[GatedRequest]) -> None:
         for request in requests:
-            task = asyncio.create_task(self._decode(request))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _decode(self, request: GatedRequest) -> None:
-        outcome: Decoded | BaseException
-        try:
-            outcome = await self._server.decode(request, self._tree.job.sampling)
-        except Exception as error:  # noqa: BLE001 - handed to `events`, which raises it
-            outcome = error
-        self._over.put_nowait((request, outcome))
+            task = asyncio.create_task(self._server.decode(request, self._tree.job.sampling))
+            self._open[task] = request
+            task.add_done_callback(self._over.put_nowait)
 
     def _news(self) -> list[Event]:
         tree, news = self._tree, list[Event]()
