@@ -31,8 +31,9 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/.dev  ## docs/cli.md from the command line's own help
+docs: $(VENV)/.dev  ## docs/cli.md from the command line's own help, the schemas of docs/tree-requests.md
 	$(BIN)/python docs/make_cli.py
+	$(BIN)/python docs/make_tree_schemas.py
 
 clean:
 	rm -rf $(VENV) outputs build dist

@@ -15,7 +15,6 @@ from eager.generator import Progress
 from eager.grading import MathGrader
 from eager.keeping import Keeper
 from eager.recording import Recorder
-from eager.requeue import RequeuingGenerator
 from eager.results.experiment import KINDS, PUBLISHED_KINDS, Experiment
 from eager.results.folder import finished_prompts, keep_older_file
 from eager.results.scores import ExperimentResult, Regrader
@@ -26,6 +25,7 @@ from eager.store.records import PromptRecord
 from eager.tasks import LoadedTask, Problem
 from eager.types import MAX_ENTROPY, BranchConfig, Generation, SamplingParams, TreeJob
 from eager.voting import Voting, settles
+from eager.whole_trees import Grower, grower
 
 EXPERIMENTS: dict[str, tuple[str, ...]] = {**{kind: (kind,) for kind in KINDS}, "all": PUBLISHED_KINDS}
 """What each name runs, in this order."""
@@ -200,7 +200,7 @@ class Run:
                 yield voting.whole(index, self._recorder.record(experiment.name, index, [], voting.n_init(index)))
 
     def _grow_round(
-        self, generator: RequeuingGenerator, name: str, shares: Mapping[int, int], rules: BranchConfig, voting: Voting
+        self, generator: Grower, name: str, shares: Mapping[int, int], rules: BranchConfig, voting: Voting
     ) -> None:
         """Each prompt's tree of the round, from the journal where an earlier run has grown it."""
         for index, share in shares.items():
@@ -216,7 +216,7 @@ class Run:
 
     # -- common -------------------------------------------------------------------------------------------------
 
-    def _generator(self, name: str) -> RequeuingGenerator:
+    def _generator(self, name: str) -> Grower:
         def on_step(progress: Progress) -> None:
             if self._on_progress is not None:
                 self._on_progress(name, self._journal.count(name), len(self._prompts), progress)
@@ -225,7 +225,8 @@ class Run:
                 if not progress.trees_open:
                     self._stop()
 
-        generator = RequeuingGenerator(self._engine, on_step, self._tell)
+        may_settle = self._plan.settle is not None
+        generator = grower(self._engine, self._plan.rules[0], on_step, self._tell, may_settle=may_settle)
         generator.max_open = None if self._stop is None else 0
         return generator
 

@@ -1,13 +1,14 @@
 """Trees inside a real vLLM server that has the gate: over HTTP, as anyone would ask."""
 
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import replace
 
 import pytest
 from vllm_server import shared, started
 
 from eager.branching import Brancher
-from eager.engines._gate_rule import Rule
+from eager.engines.gated_tree import Decoded, GatedTree
 from eager.entropy import top_k_entropy
 from eager.randomness import sequence_seed
 from eager.types import BranchConfig, Close, Delta, Open, SamplingParams, Stops, Token, TreeJob
@@ -41,56 +42,39 @@ def job_of(prompt, **rules):
 
 
 class Tree:
-    """One tree over HTTP: each sequence a request that goes on until it ends or pauses."""
+    """One tree over HTTP: each request goes on until its sequence ends or pauses."""
 
     def __init__(self, server, name, job, sampling=None):
-        self.server, self.name, self.job = server, name, job
+        self.server, self.job = server, job
         self.sampling = sampling  # vLLM's own; the gate draws where there is none
-        self.sequences, self.branches, self.n_decoded = [[]], [], 0
+        self.gated, self.n_decoded = GatedTree(job, STOPS, name=name, pause_id=PAUSE), 0
 
     def grow(self):
+        """The finished tree, which the gate has forgotten with that."""
         with ThreadPoolExecutor(16) as threads:
-            running = [threads.submit(self._run, threads, 0, None)]
+            running = {threads.submit(self.decode, asked) for asked in self.gated.start()}
             while running:
-                running += running.pop().result()
-        return self
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for request, decoded in (future.result() for future in done):
+                    running |= {threads.submit(self.decode, asked) for asked in self.gated.take(request, decoded)}
+        self.record = self.server.ask_worker("eager_take", self.gated.name)
+        return self.gated.result(self.record)
 
-    def _run(self, threads, index, first):
-        """Decode until the end or a pause; returns what runs from there on."""
-        tokens, job = self.sequences[index], self.job
-        choice = self.server.complete(**self.body(index, first))
+    def decode(self, asked):
+        choice = self.server.complete(**self.body(asked))
         self.n_decoded += choice["usage"]["completion_tokens"]
-        tokens += [token for token in choice["token_ids"] if token != PAUSE]
-        if choice["stop_reason"] != PAUSE:
-            assert PAUSE not in choice["token_ids"]
-            return []
-        self.sequences.append(list(tokens))
-        child = len(self.sequences) - 1
-        self.branches.append((index, len(tokens), child))
-        assert child < job.config.max_sequences
-        return [threads.submit(self._run, threads, index, "best"), threads.submit(self._run, threads, child, "second")]
+        return asked, Decoded(choice["token_ids"], choice["finish_reason"])
 
-    def body(self, index, first, **changes):
-        job, config = self.job, self.job.config
-        ids = [*job.prompt_ids, *self.sequences[index]]
-        rule = Rule(
-            self.name,
-            index,
-            len(job.prompt_ids),
-            config.max_sequences - 1,
-            config.entropy_threshold,
-            PAUSE,
-            config.threshold_percentile,
-            first=first,
-        )
-        draws = drawn(sequence_seed(job.seed, 0, index))
+    def body(self, asked=None, **changes):
+        asked = asked or self.gated.start()[0]
+        draws = {} if self.sampling else drawn(asked.seed)
         return {
-            "prompt": ids,
-            "max_tokens": job.max_length - len(ids),
+            "prompt": list(asked.token_ids),
+            "max_tokens": asked.max_tokens,
             "temperature": 0,
-            "stop_token_ids": [*STOPS.stop_ids, PAUSE],
+            "stop_token_ids": list(asked.stop_ids),
             "ignore_eos": True,
-            "vllm_xargs": {**rule.args, **changes} if self.sampling else {**rule.args, **draws, **changes},
+            "vllm_xargs": {**asked.rule.args, **draws, **changes},
             **(self.sampling or {}),
         }
 
@@ -105,17 +89,17 @@ def entropies_of(server, ids, n_prompt):
 def test_requests_stop_exactly_where_the_entropy_exceeds_the_threshold(server, prompt):
     """By the server's own log-probabilities: every pause is above, every other token of the growing tree is not."""
     job = job_of(prompt, max_sequences=6, entropy_threshold=1.8)
-    tree = Tree(server, "exact", job).grow()
-    record = server.ask_worker("eager_take", "exact")
+    grower = Tree(server, "exact", job)
+    tree = grower.grow()
     assert len(tree.sequences) == job.config.max_sequences
-    assert sorted((seq, position) for seq, position, *_ in record["branches"]) == sorted(
-        (seq, position) for seq, position, _ in tree.branches
+    assert sorted((seq, position) for seq, position, *_ in grower.record["branches"]) == sorted(
+        (branch.seq, branch.position) for branch in tree.branches
     )
-    for index, tokens in enumerate(tree.sequences):
-        start, kept = record["entropies"].get(str(index), [0, []])
-        own = entropies_of(server, [*prompt, *tokens], len(prompt))
+    for index, sequence in enumerate(tree.sequences):
+        start, kept = grower.record["entropies"].get(str(index), [0, []])
+        own = entropies_of(server, [*prompt, *sequence.token_ids], len(prompt))
         assert own[start : start + len(kept)] == pytest.approx(kept, abs=2e-3)
-        forks = {position for seq, position, child in tree.branches if index in (seq, child)}
+        forks = {branch.position for branch in tree.branches if index in (branch.seq, branch.new_seq)}
         for position, entropy in enumerate(kept[: len(kept) - 1], start=start):
             # An entropy taken while the last places were given away is kept, and did not branch.
             assert (entropy > job.config.entropy_threshold) == (position in forks) or len(kept) - position < 3
@@ -124,11 +108,10 @@ def test_requests_stop_exactly_where_the_entropy_exceeds_the_threshold(server, p
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 0.8, "top_p": 0.9, "top_k": 50, "min_p": 0.01}])
 def test_nothing_is_decoded_past_a_branch(server, prompt, sampling):
     """Tokens that the server decoded are those of the tree and one pause a branch, whoever draws them."""
-    tree = Tree(server, "overrun", job_of(prompt, max_sequences=6, entropy_threshold=1.8), sampling).grow()
-    forks = {child: position for _, position, child in tree.branches}
-    kept = sum(len(tokens) - forks.get(index, 0) for index, tokens in enumerate(tree.sequences))
+    grower = Tree(server, "overrun", job_of(prompt, max_sequences=6, entropy_threshold=1.8), sampling)
+    tree = grower.grow()
     assert tree.branches
-    assert tree.n_decoded == kept + len(tree.branches)
+    assert grower.n_decoded == tree.n_tokens + len(tree.branches)
 
 
 @pytest.mark.parametrize("percentile", [None, 90])
@@ -138,11 +121,10 @@ def test_the_first_branch_is_the_brancher_s(server, prompt, percentile):
     job = job_of(prompt, **rules)
     expected = as_published(server, job)
     tree = Tree(server, f"first {percentile}", job).grow()
-    ((seq, position, entropy, threshold),) = server.ask_worker("eager_take", tree.name)["branches"]
-    (branch,) = expected.branches
-    assert (seq, position) == (branch.seq, branch.position)
-    assert (entropy, threshold) == (pytest.approx(branch.entropy, abs=1e-3), pytest.approx(branch.threshold, abs=1e-3))
-    assert [tuple(tokens) for tokens in tree.sequences] == [s.token_ids for s in expected.sequences]
+    (found,), (branch,) = tree.branches, expected.branches
+    assert replace(found, entropy=0, threshold=0) == replace(branch, entropy=0, threshold=0, sampled_id=None)
+    assert (found.entropy, found.threshold) == pytest.approx((branch.entropy, branch.threshold), abs=1e-3)
+    assert [s.token_ids for s in tree.sequences] == [s.token_ids for s in expected.sequences]
 
 
 def as_published(server, job):
@@ -198,11 +180,11 @@ def test_bad_arguments_are_refused_and_the_server_lives(server, prompt):
         ("eager_draw", [-1, 1.0, 1, 0, 0]),
         ("eager_depth", 3),
     ]:
-        status, answer = server.post("/v1/completions", {"model": "demo", **tree.body(0, None, **{name: value})})
+        status, answer = server.post("/v1/completions", {"model": "demo", **tree.body(**{name: value})})
         assert status == 400, (name, value)
         assert name in answer["error"]["message"]
     for change in ({"n": 2}, {"repetition_penalty": 1.3}, {"logit_bias": {"5": 1.0}}, {"min_tokens": 4}):
-        status, answer = server.post("/v1/completions", {"model": "demo", **tree.body(0, None), **change})
+        status, answer = server.post("/v1/completions", {"model": "demo", **tree.body(), **change})
         assert status == 400, change
     assert len(server.complete(prompt=prompt, max_tokens=3, temperature=0)["token_ids"]) == 3
 
@@ -223,7 +205,7 @@ def test_a_client_may_leave_in_the_middle_of_a_tree(server, prompt):
     """What it left is ended by the server, taken, and forgotten; the same name then begins a tree anew."""
     job = job_of(prompt, max_sequences=3, entropy_threshold=2.5)
     for _ in range(3):
-        connection, response = server.stream(**Tree(server, "left", job).body(0, None))
+        connection, response = server.stream(**Tree(server, "left", job).body())
         response.read(40)
         connection.close()
     time.sleep(0.5)
@@ -232,7 +214,6 @@ def test_a_client_may_leave_in_the_middle_of_a_tree(server, prompt):
     fresh = Tree(server, "fresh", job).grow()
     anew = Tree(server, "left", job).grow()
     assert anew.branches[:1] == fresh.branches[:1]
-    assert len(server.ask_worker("eager_take", "left")["branches"]) == len(anew.branches)
     assert server.ask_worker("eager_gate")["runner"] == 1
 
 

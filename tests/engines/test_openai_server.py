@@ -150,7 +150,7 @@ def test_a_closed_stream_frees_its_request(engine):
 
 def running():
     """How many requests the server decodes, by its own count."""
-    text = vllm_server.shared().get_text("/metrics")
+    _, text = vllm_server.shared().get("/metrics")
     lines = [line for line in text.splitlines() if line.startswith("vllm:num_requests_running")]
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 

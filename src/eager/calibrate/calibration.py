@@ -14,9 +14,10 @@ from eager.calibrate.target import Target, recommended
 from eager.engines import Engine
 from eager.errors import EagerError
 from eager.experiments import RunPlan, encoded_prompts
-from eager.generator import Generator, Progress
+from eager.generator import Progress
 from eager.tasks import LoadedTask
 from eager.types import MAX_ENTROPY, BranchConfig, SequenceResult, Stops, TreeJob
+from eager.whole_trees import grower
 
 CALIBRATION_NAME = "calibration.json"
 FORMAT_VERSION = 1
@@ -57,9 +58,9 @@ def calibrated(
 
     Raises CalibrationError where none of them could be drawn.
     """
-    generator = Generator(engine, on_progress)
+    alone = BranchConfig(max_sequences=1, entropy_threshold=MAX_ENTROPY)
+    generator = grower(engine, alone, on_progress)
     for index, prompt in encoded_prompts(engine, task.problems, task).items():
-        alone = BranchConfig(max_sequences=1, entropy_threshold=MAX_ENTROPY)
         length = plan.max_length(len(prompt), engine)
         generator.add(TreeJob(index, prompt, alone, plan.sampling, length, plan.seed, record_entropies=True))
     drawn = {job.prompt_index: tree.sequences[0] for job, tree in generator.run()}

@@ -26,8 +26,11 @@ _DATA = b"data:"
 class Stream:
     """An open answer of server-sent events. `data` yields what has come: the data of some events at once."""
 
-    def __init__(self, response: aiohttp.ClientResponse, url: str, first_patience: float, patience: float) -> None:
+    def __init__(
+        self, response: aiohttp.ClientResponse, url: str, first_patience: float, patience: float, longest_line: int
+    ) -> None:
         """`first_patience`: seconds until the first event, which waits its turn in the server; then `patience`."""
+        self._longest_line = longest_line
         self._response = response
         self._url = url
         self._patience = patience
@@ -41,8 +44,8 @@ class Stream:
         async for piece in self._response.content.iter_any():
             self._late_at = self._clock() + self._patience
             *lines, rest = (rest + piece).split(b"\n")
-            if len(rest) > _MOST_LINE:
-                raise FaultError(f"{self._url} sent a line of more than {_MOST_LINE:,} bytes")
+            if len(rest) > self._longest_line:
+                raise FaultError(f"{self._url} sent a line of more than {self._longest_line:,} bytes")
             found = [line[len(_DATA) :].strip() for line in lines if line.startswith(_DATA)]
             if found:
                 self._late_at = math.inf  # whoever takes them may take their time
@@ -108,11 +111,17 @@ class Client:
 
     @asynccontextmanager
     async def stream(
-        self, url: str, path: str, body: Mapping[str, Any], headers: Mapping[str, str]
+        self,
+        url: str,
+        path: str,
+        body: Mapping[str, Any],
+        headers: Mapping[str, str],
+        *,
+        longest_line: int = _MOST_LINE,
     ) -> AsyncIterator[Stream]:
         """A streamed answer. What breaks it, at the start or inside, is a FaultError, RefusalError or EngineError."""
         async with self._asked("POST", url, path, body, headers, None) as response:
-            stream = Stream(response, url, self._first_chunk_timeout, self._chunk_timeout)
+            stream = Stream(response, url, self._first_chunk_timeout, self._chunk_timeout, longest_line)
             self._streams.add(stream)
             try:
                 yield stream

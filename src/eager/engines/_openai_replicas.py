@@ -81,13 +81,13 @@ class Replicas:
         return found
 
     @contextmanager
-    def serving(self, replica: Replica) -> Iterator[None]:
-        """A stream comes from the replica meanwhile."""
-        replica.n_open += 1
+    def serving(self, replica: Replica, n_streams: int = 1) -> Iterator[None]:
+        """So many streams, or sequences of a whole tree, come from the replica meanwhile."""
+        replica.n_open += n_streams
         try:
             yield
         finally:
-            replica.n_open -= 1
+            replica.n_open -= n_streams
 
     def put_down(self, replica: Replica, fault: str) -> None:
         """It does not answer: nothing goes there until it does."""

@@ -20,7 +20,7 @@ if "VLLM_LOGGING_LEVEL" not in os.environ and "vllm" not in sys.modules:
 
 from vllm import EngineArgs, LLMEngine, SamplingParams, __version__
 from vllm.config import VllmConfig
-from vllm.exceptions import VLLMClientError
+from vllm.exceptions import VLLMClientError, VLLMError
 from vllm.inputs.engine import tokens_input
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
@@ -59,6 +59,7 @@ __all__ = [
     "UsageContext",
     "V2LogitsProcessor",
     "VLLMClientError",
+    "VLLMError",
     "VllmConfig",
     "__version__",
     "async_tensor_h2d",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence as Seq
-from typing import Any
+from typing import Any, Protocol
 
 from eager.errors import EagerError
-from eager.types import Delta, Request, Stops
+from eager.types import BranchConfig, Delta, Request, Stops, TreeJob
+from eager.wire import Event
 
 
 class EngineError(EagerError):
@@ -16,6 +17,22 @@ class EngineError(EagerError):
 
 class EngineLostError(EngineError):
     """The engine is lost for good: whatever is tried on it again fails, too."""
+
+
+class TreeSource(Protocol):
+    """Grows whole trees somewhere else; of each it tells events, the finished tree last."""
+
+    def why_not(self, rules: BranchConfig) -> str | None:
+        """Why it cannot grow trees by these rules; None where it can."""
+
+    def open(self, tree_id: int, job: TreeJob) -> None:
+        """Grow a tree; no other that is open has this id."""
+
+    def close(self, tree_id: int) -> None:
+        """Nothing more is wanted of a tree; one that is finished may be closed."""
+
+    def take(self) -> list[tuple[int, Event]]:
+        """What has come since the last call; waits a moment where nothing has. Raises EngineError when it is broken."""
 
 
 class Engine(ABC):
@@ -46,6 +63,8 @@ class Engine(ABC):
     """What the user should know before it begins, in sentences."""
     is_shut: bool = False
     """Whether `shutdown` was called."""
+    whole_trees: TreeSource | None = None
+    """Where whole trees can be had: sequences that fork need then not be driven one by one."""
     driver: object | None = None
     """Who has sequences open on it: `step` delivers to one alone. Engines leave this to the driver."""
 

@@ -20,6 +20,7 @@ from eager.engines._openai_start import connect
 from eager.engines._openai_streams import Inbox, News, Sequence, Streams
 from eager.engines._openai_text import text_of
 from eager.engines._openai_tokens import tokens_of
+from eager.engines._openai_trees import WholeTrees, abouts
 from eager.engines._openai_wire import Wanted
 from eager.engines._refusals import Refusals, check_ids, failed
 from eager.engines.base import Engine, EngineError
@@ -34,6 +35,7 @@ class OpenAIEngine(Engine):
     """See `Engine`; the options are those of `OpenAIOptions`."""
 
     name = "openai"
+    whole_trees: WholeTrees | None = None
 
     def __init__(self, model_name: str, **given: Any) -> None:
         options = OpenAIOptions.of(given)
@@ -58,6 +60,8 @@ class OpenAIEngine(Engine):
             n_at_once=self.capacity,
             max_retries=options.max_retries,
         )
+        if options.whole_trees:
+            self._find_whole_trees(options.max_retries)
         self._refusals = Refusals(self._facts.n_vocab, self.max_model_len)
         self._open: dict[int, Sequence] = {}
         self._families: dict[int, Family] = {}  # of the sequences opened last, by their ids
@@ -137,7 +141,20 @@ class OpenAIEngine(Engine):
         super().shutdown()
         self._open.clear()
         self._connection.thread.run(self._streams.close())
+        if self.whole_trees is not None:
+            self._connection.thread.run(self.whole_trees.shut())
         self._connection.close()
+
+    def _find_whole_trees(self, max_retries: int) -> None:
+        """Where every server has EAGer's plugin, whole trees can be had."""
+        connection = self._connection
+        found, notices = connection.thread.run(abouts(connection.client, connection.replicas))
+        self.notices = [*self.notices, *notices]
+        if found:
+            self.max_model_len = min(self.max_model_len, *(about.max_model_len for about in found))
+            self.whole_trees = WholeTrees(
+                self._loop, connection.client, connection.replicas, self.stops, max_retries=max_retries
+            )
 
     def _wanted(self, sequence: Sequence) -> Wanted:
         """What is asked of a server: the rest of the sequence, from where it stands."""

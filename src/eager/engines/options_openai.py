@@ -56,6 +56,7 @@ class OpenAIOptions(ChatOptions):
     seconds the engine breaks. `tokenizer` is a folder with the model's tokenizer, used in place of the server's;
     `stop_token_ids` are the ids that end a sequence, where neither says them. `insecure` leaves certificates unchecked.
     `draws` says how tokens are drawn, where the server offers several ways (docs/engines.md).
+    With `whole_trees` one request is one tree where all servers have EAGer's plugin (docs/tree-requests.md).
     """
 
     engine: ClassVar[str] = "openai"
@@ -71,6 +72,7 @@ class OpenAIOptions(ChatOptions):
     stop_token_ids: Seq[int] | None = option(None, _IDS, is_bound=True)
     draws: str = option("auto", one_of(*DRAWS), is_bound=True)
     insecure: bool = option(False, SWITCH)
+    whole_trees: bool = option(True, SWITCH)
 
     def __post_init__(self) -> None:
         EngineOptions.__post_init__(self)

@@ -1,0 +1,1 @@
+"""HTTP: what others ask, and what they are answered."""
