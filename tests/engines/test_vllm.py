@@ -2,6 +2,8 @@
 
 import os
 import re
+from queue import Queue
+from threading import Thread
 from types import SimpleNamespace
 
 import needs
@@ -16,7 +18,7 @@ from made_models import write_folder
 from vllm_factory import CAPACITY, PREFILL_CHUNK, make_vllm_engine
 
 from eager.engines import EngineError
-from eager.engines._vllm_start import Started
+from eager.engines._vllm_start import Started, tell_of_death
 from eager.engines._vllm_watch import Watch
 from eager.engines.base import EngineLostError
 from eager.engines.vllm import VLLMEngine
@@ -655,6 +657,17 @@ def test_a_vllm_that_died_is_started_again(monkeypatch):
     assert tree.sequences[0].token_ids == (5,) * 10
     assert started == ["ended", ("fake", None)]
     assert engine._llm is not dead
+
+
+def test_a_process_that_was_killed_is_told_of():
+    """vLLM's client goes on waiting for its outputs: the thread that brings them has ended without a word."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    outputs, thread = Queue(), Thread(target=lambda: None)
+    thread.start()
+    tell_of_death(SimpleNamespace(output_queue_thread=thread, outputs_queue=outputs))
+    assert isinstance(outputs.get(timeout=10), EngineDeadError)
+    tell_of_death(SimpleNamespace())  # a core in this process has no such thread
 
 
 def test_a_vllm_that_died_and_does_not_start_again_is_lost(monkeypatch):

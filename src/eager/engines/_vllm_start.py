@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from pickle import PickleError
+from threading import Thread
 from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
@@ -26,6 +27,7 @@ from eager.engines._model_files import local
 from eager.engines._vllm_api import (
     SUPPORTED,
     EngineArgs,
+    EngineDeadError,
     InprocClient,
     LLMEngine,
     UniProcExecutor,
@@ -111,6 +113,24 @@ def start(model_name: str, options: VLLMOptions) -> Started:
         generation_config=config.model_config.try_get_generation_config(),
         path=path,
     )
+
+
+def tell_of_death(core: Any) -> None:
+    """Have a step of this core raise EngineDeadError when its process has been killed.
+
+    vLLM's client for another process notices, but goes on waiting for outputs: the thread that would bring them has
+    ended by then, and nobody says so.
+    """
+    thread: Thread | None = getattr(core, "output_queue_thread", None)
+    if thread is None:
+        return
+    outputs = core.outputs_queue
+
+    def wake() -> None:
+        thread.join()
+        outputs.put(EngineDeadError())
+
+    Thread(target=wake, daemon=True).start()
 
 
 def _executor(llm: Any) -> Any:

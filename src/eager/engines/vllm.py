@@ -26,7 +26,7 @@ from eager.engines._vllm_api import (
 from eager.engines._vllm_draw import WATCH_KEY, draw_args
 from eager.engines._vllm_requests import Requests
 from eager.engines._vllm_room import Room
-from eager.engines._vllm_start import Started, model_files, start, vllm_versions
+from eager.engines._vllm_start import Started, model_files, start, tell_of_death, vllm_versions
 from eager.engines._vllm_watch import Watch
 from eager.engines.base import Engine, EngineError, EngineLostError
 from eager.engines.options_vllm import VLLMOptions
@@ -63,6 +63,7 @@ class VLLMEngine(Engine):
         self._draws_inside = started.draws_inside
         self._is_in_process = started.is_in_process
         self._llm = started.llm
+        tell_of_death(self._llm.engine_core)
         self._has_died = False
         self._n_vocab: int = self._llm.model_config.get_vocab_size()
         self._room = Room(started.n_cells)
