@@ -97,7 +97,7 @@ class FakeServer:
         return web.Response(status=503 if self.is_ill else 200)
 
     async def _version(self, request, body, web):
-        return web.json_response({"version": "0.0.fake"})
+        return web.json_response({"version": f"0.0.fake {self.key or ''}".strip()})
 
     async def _models(self, request, body, web):
         about = {"id": MODEL, "root": "nobody/nothing"}
