@@ -104,7 +104,7 @@ class FakeServer:
         return web.Response(text="# HELP vllm:num_requests_running\n" + "\n".join(lines) + "\n")
 
     async def _version(self, request, body, web):
-        return web.json_response({"version": "0.0.fake"})
+        return web.json_response({"version": f"0.0.fake {self.key or ''}".strip()})
 
     async def _models(self, request, body, web):
         about = {"id": MODEL, "root": "nobody/nothing"}
