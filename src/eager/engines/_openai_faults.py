@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from eager.engines.base import EngineError
+from eager.engines.base import EngineLostError
 from eager.words import one_line
 
 _LONGEST_REASON = 300
@@ -40,14 +40,14 @@ def pause_after(error: Exception) -> bool | float:
 
 
 def answered(status: int, reason: str, url: str, retry_after: str | None = None) -> Exception:
-    """What an answer with this status is: an EngineError where it would be everybody's."""
+    """What an answer with this status is: an EngineLostError where it would be everybody's."""
     said = f"{url} answers {status} ({reason})"
     if status in _KEY_REFUSED:
-        return EngineError(f"{said}: give the server's key as EAGER_API_KEY")
+        return EngineLostError(f"{said}: give the server's key as EAGER_API_KEY")
     if status == 404:
-        return EngineError(f"{said}: check --model_name and --base_url")
+        return EngineLostError(f"{said}: check --model_name and --base_url")
     if 300 <= status < 400:
-        return EngineError(f"{said}, which sends elsewhere, and the key goes nowhere else: give that as --base_url")
+        return EngineLostError(f"{said}, which sends elsewhere, and the key goes nowhere else: give that as --base_url")
     if status in _NOT_NOW:
         return FaultError(said, pause=seconds_of(retry_after))
     if status >= 500:

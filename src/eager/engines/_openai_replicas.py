@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence as 
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from eager.engines.base import EngineError
+from eager.engines.base import EngineLostError
 
 _SESSION, _RANK = "X-Session-ID", "X-data-parallel-rank"
 _BETWEEN_LOOKS, _LONGEST_BETWEEN_LOOKS = 0.2, 5.0  # seconds
@@ -73,7 +73,7 @@ class Replicas:
     async def choose(self, family: Family, avoid: Replica | None = None) -> Replica:
         """The replica for a sequence of the family; another than `avoid` where there is one.
 
-        Waits while all are down. Raises EngineError when none came back in time.
+        Waits while all are down. Raises EngineLostError when none came back in time.
         """
         while (found := self._best(family, avoid)) is None:
             await self._until_one_is_up()
@@ -133,9 +133,9 @@ class Replicas:
                 pause = min(2 * pause, _LONGEST_BETWEEN_LOOKS)
         del self._looks[replica]
 
-    def _given_up(self) -> EngineError:
+    def _given_up(self) -> EngineLostError:
         faults = "; ".join(f"{replica.url}: {replica.fault}" for replica in self.all)
-        return EngineError(
+        return EngineLostError(
             f"no server has answered for {self._give_up_after:g} seconds ({faults}): start one again, then the same"
             " command with this --output_dir goes on where it stopped"
         )
