@@ -8,7 +8,8 @@ import pytest
 from eager.engines import ENGINES, Engine, EngineError, is_installed, load_engine
 from eager.types import Request, SamplingParams
 
-ENGINE_NAMES = ("scripted", "llama_cpp", "vllm", "openai")
+UNTOUCHED = "openai over an untouched server"
+ENGINE_NAMES = ("scripted", "llama_cpp", "vllm", "openai", UNTOUCHED)
 CAPACITY = 8
 
 # Chat templates as strangers may write them, and what is said of them.
@@ -96,6 +97,8 @@ def check_shut(engine: Engine, ids: list[int]) -> None:
 
 
 def make_engine(name: str) -> Engine:
+    if name in ("openai", UNTOUCHED):
+        return make_openai_engine(draws="opening" if name == UNTOUCHED else "auto")
     if not is_installed(name):
         pytest.skip(needs.missing(name, str(ENGINES[name].extra)))
     if name == "scripted":
@@ -107,15 +110,15 @@ def make_engine(name: str) -> Engine:
         from eager.engines.llama_cpp import LlamaCppEngine
 
         return LlamaCppEngine("demo", capacity=CAPACITY, max_model_len=1024, n_cells=2048)
-    if name == "openai":
-        return make_openai_engine()
     from vllm_factory import make_vllm_engine
 
     return make_vllm_engine()
 
 
 def make_openai_engine(**options) -> Engine:
-    """On the real server that all tests share."""
+    """On the real server that all tests share, which has the gate."""
+    if not is_installed("openai"):
+        pytest.skip(needs.missing("stamina", "openai"))
     import vllm_server
 
     from eager.engines.openai import OpenAIEngine

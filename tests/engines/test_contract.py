@@ -307,6 +307,8 @@ def test_logits_that_are_no_distribution_fail_their_sequence(engine, monkeypatch
 
 def test_the_coldest_draw_is_the_most_likely_token_and_the_hottest_is_any(engine):
     """At both ends of what SamplingParams takes a draw is what it should be."""
+    if engine.identity().get("draws") == "opening":
+        pytest.skip("vLLM's server draws at temperatures from 0.01 to 2 by itself: test_openai_server.py")
     ids = ask(engine)
     cold, hot = (SamplingParams(temperature=temperature) for temperature in TEMPERATURES)
     (stream,) = run(engine, open_all(engine, ids, [0], sampling=cold)).values()
