@@ -132,6 +132,8 @@ class FakeServer:
             return _error(web, kind, "as it was told", headers={"Retry-After": str(after)} if kind == 429 else {})
         if kind == "redirect":
             return web.Response(status=307, headers={"Location": after + request.path})
+        if kind == "mute":
+            await asyncio.sleep(3600)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         self.n_open += 1
