@@ -26,7 +26,7 @@ def command(tmp_path):
     data = ["--data_name", "mine", "--data_path", path, "--prompt_field", "question", "--target_field", "answer"]
     rules = ["--max_sequences", 4, "--entropy_threshold", 1.5, "--threshold_percentile", "none", "--max_tokens", 24]
     engine = ["--engine", "openai", "--model_name", MODEL, "--engine_option", "stop_token_ids=[2]"]
-    waits = ["--engine_option", "chunk_timeout=0.5", "--give_up_after", 1]
+    waits = ["--engine_option", "chunk_timeout=0.5", "--engine_option", "first_chunk_timeout=2", "--give_up_after", 1]
     return ["run", *engine, *waits, *data, *rules, "--output_dir", tmp_path / "out", "--base_url"]
 
 
@@ -93,6 +93,7 @@ def test_ctrl_c_ends_a_run_whose_server_hangs(tmp_path, command):
     """Within seconds, however long the server is silent, as any other run."""
     with running(key=KEY) as server:
         command[command.index("chunk_timeout=0.5")] = "chunk_timeout=60"
+        command[command.index("first_chunk_timeout=2")] = "first_chunk_timeout=60"
         server.faults += [(None, 0)] * N_OF_PROBE + [("hang", 1)] * 500
         child = start([*EAGER, *map(str, [*command, server.url])], env={**os.environ, "EAGER_API_KEY": KEY})
         while len(server.bodies) < N_OF_PROBE + 10:

@@ -104,7 +104,7 @@ class FakeServer:
         return web.Response(text="# HELP vllm:num_requests_running\n" + "\n".join(lines) + "\n")
 
     async def _version(self, request, body, web):
-        return web.json_response({"version": "0.0.fake"})
+        return web.json_response({"version": f"0.0.fake {self.key or ''}".strip()})
 
     async def _models(self, request, body, web):
         about = {"id": MODEL, "root": "nobody/nothing"}
@@ -132,6 +132,8 @@ class FakeServer:
             return _error(web, kind, "as it was told", headers={"Retry-After": str(after)} if kind == 429 else {})
         if kind == "redirect":
             return web.Response(status=307, headers={"Location": after + request.path})
+        if kind == "mute":
+            await asyncio.sleep(3600)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         self.n_open += 1

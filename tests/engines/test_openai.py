@@ -246,6 +246,29 @@ def test_a_server_that_hangs_is_left_alone_until_it_is_well(started):
         assert len(one.bodies) == n_asked
 
 
+def test_when_a_server_hangs_nobody_waits_for_a_first_token_there(started):
+    """One stream that falls silent and a server that is ill by its own word: all its streams go elsewhere at once."""
+    with running() as one, running() as other:
+        engine = started(one, other, first_chunk_timeout=60.0)
+        one.faults += [("hang", 2)] + [("hang", 0)] * 50
+        one.is_ill = True
+        for seq_id in range(8):
+            ask(engine, seq_id)
+        for seq_id, deltas in collect(engine, range(8)).items():
+            assert ids_of(deltas) == right(seq_id)
+
+
+def test_a_server_that_takes_connections_and_says_nothing_is_late(started):
+    """As one that was stopped: its answers do not even begin."""
+    with running() as one, running() as other:
+        engine = started(one, other, first_chunk_timeout=60.0)
+        one.faults += [("mute", 0)] * 50
+        for seq_id in range(4):
+            ask(engine, seq_id)
+        for seq_id, deltas in collect(engine, range(4)).items():
+            assert ids_of(deltas) == right(seq_id)
+
+
 # -- trees ------------------------------------------------------------------------------------------------------
 
 

@@ -29,7 +29,7 @@ class Stream:
     def __init__(self, response: aiohttp.ClientResponse, url: str, first_patience: float, patience: float) -> None:
         """`first_patience`: seconds until the first event, which waits its turn in the server; then `patience`."""
         self._response = response
-        self._url = url
+        self.url = url
         self._patience = patience
         self._clock = asyncio.get_running_loop().time
         self._late_at = self._clock() + first_patience
@@ -42,7 +42,7 @@ class Stream:
             self._late_at = self._clock() + self._patience
             *lines, rest = (rest + piece).split(b"\n")
             if len(rest) > _MOST_LINE:
-                raise FaultError(f"{self._url} sent a line of more than {_MOST_LINE:,} bytes")
+                raise FaultError(f"{self.url} sent a line of more than {_MOST_LINE:,} bytes")
             found = [line[len(_DATA) :].strip() for line in lines if line.startswith(_DATA)]
             if found:
                 self._late_at = math.inf  # whoever takes them may take their time
@@ -52,8 +52,12 @@ class Stream:
     def check(self) -> None:
         """Break the connection off where nothing has come for too long."""
         if self._clock() > self._late_at:
-            self.is_late = True
-            self._response.close()
+            self.break_off()
+
+    def break_off(self) -> None:
+        """Nothing more is awaited: whoever reads gets a FaultError."""
+        self.is_late = True
+        self._response.close()
 
 
 class Client:
@@ -97,11 +101,16 @@ class Client:
         return await self._whole("POST", url, path, body, _ANSWER_SECONDS)
 
     async def is_alive(self, url: str) -> bool:
-        """Whether the server says that it is well; one that has no way to say it counts as well if it answers."""
+        """Whether the server says that it is well; one that has no way to say it counts as well if it answers.
+
+        Of one that is not well all streams are broken off.
+        """
         try:
             async with self._asked("GET", url, "/health", None, {}, _HEALTH_SECONDS):
                 return True
         except FaultError:
+            for stream in [stream for stream in self._streams if stream.url == url]:
+                stream.break_off()  # what waits for its first token need not wait as long as it may
             return False
         except (RefusalError, EngineError):
             return True
@@ -151,9 +160,8 @@ class Client:
         data = None if body is None else self._encode(body)
         how: dict[str, Any] = {} if seconds is None else {"timeout": aiohttp.ClientTimeout(total=seconds)}
         try:
-            async with self._session.request(
-                method, url + path, data=data, headers=headers, allow_redirects=False, **how
-            ) as response:
+            asked = self._session.request(method, url + path, data=data, headers=headers, allow_redirects=False, **how)
+            async with await asyncio.wait_for(asked, seconds or self._chunk_timeout) as response:
                 if response.status != 200:
                     complaint = self.scrub(said(await _read(response, _MOST_COMPLAINT)) or str(response.reason))
                     raise answered(response.status, complaint, url + path, response.headers.get("Retry-After"))

@@ -106,7 +106,7 @@ class _Probe:
         models = [item for item in served if isinstance(item, Mapping)]
         found = next((item for item in models if item.get("id") == self._model), None)
         if found is None:
-            names = one_line(", ".join(str(item.get("id")) for item in models))
+            names = self._client.scrub(", ".join(str(item.get("id")) for item in models))
             raise EngineError(
                 f"{self._url} does not serve '{one_line(self._model)}': give --model_name as one of {names}"
             )
@@ -203,7 +203,7 @@ class _Probe:
             answer = await self._client.get(self._url, "/version")
         except (FaultError, RefusalError, EngineError):
             return ""
-        return one_line(str(answer.get("version", "")), 80) if isinstance(answer, Mapping) else ""
+        return self._client.scrub(str(answer.get("version", "")))[:80] if isinstance(answer, Mapping) else ""
 
     def _wanted(
         self,
