@@ -5,9 +5,12 @@ The names are imported when they are first used, so that `import eager` takes no
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+# Not `typing`'s: `python -m eager` runs this while the current folder still is where Python looks first.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from eager.api import (
         AnswerGrader,
         ApiError,
