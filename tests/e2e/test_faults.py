@@ -12,7 +12,6 @@ from pathlib import Path
 import needs
 import pytest
 from children import EAGER, patched, run_eager, start
-from conftest import ROOT
 
 from eager.store.journal import Journal
 
@@ -59,7 +58,7 @@ def assert_each_prompt_once(folder: Path) -> None:
 
 def test_killed_twenty_times_in_a_row(tmp_path, arguments, undisturbed):
     """At any moment, while a result file is written among others: no finished prompt is lost or generated twice."""
-    script = ROOT / "tests" / "kill_again.py"
+    script = Path(__file__).resolve().parents[1] / "kill_again.py"
     killed = subprocess.run(
         [sys.executable, script, "5", "20", *arguments, tmp_path],
         env={**os.environ, "EAGER_SCRIPTED_SECONDS_PER_STEP": "0.002"}, capture_output=True, text=True, check=False,
