@@ -115,7 +115,7 @@ def test_sequences_that_advance_together_branch_as_published(runner, seed, confi
     for job, (tree, _) in zip(jobs, grow(runner, model, jobs, hindmost, rng=rng), strict=True):
         expected = grow_as_published(model, job, STOPS)
         for one, other in zip(tree.sequences, expected.sequences, strict=True):
-            assert replace(one, entropies=()) == replace(other, entropies=())
+            assert replace(one, entropies=()) == replace(other, entropies=(), logprobs=())
         for one, other in zip(tree.branches, expected.branches, strict=True):
             assert replace(one, entropy=0, threshold=0) == replace(other, entropy=0, threshold=0, sampled_id=None)
         branches = [pytest.approx([b.seq, b.position, b.entropy, b.threshold]) for b in expected.branches]

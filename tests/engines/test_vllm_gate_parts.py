@@ -114,7 +114,7 @@ def test_what_comes_back_late_costs_no_place_too_many(seed, monkeypatch):
     model, job = Model(seed), job_of(entropy_threshold=1.0, max_sequences=4)
     expected = grow_as_published(model, job, STOPS)
     ((tree, record),) = grow("v2", model, [job], hindmost, rng=rng)
-    assert [tuple(sequence.tokens) for sequence in tree.sequences] == [s.token_ids for s in expected.sequences]
+    assert [sequence.token_ids for sequence in tree.sequences] == [s.token_ids for s in expected.sequences]
     moving = job_of(entropy_threshold=0.5, max_sequences=4, threshold_percentile=80)
     ((tree, record),) = grow("v2", model, [moving], any_of(rng), rng=rng, runs_ahead=True)
     assert len(record["branches"]) == len(tree.sequences) - 1 <= 3
