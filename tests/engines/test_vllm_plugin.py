@@ -80,7 +80,7 @@ def driven(jobs):
 
 
 def without_floats(tree):
-    return [replace(s, entropies=()) for s in tree.sequences], [
+    return [replace(s, entropies=(), logprobs=()) for s in tree.sequences], [
         replace(b, entropy=0.0, threshold=0.0, sampled_id=None) for b in tree.branches
     ]
 
