@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from eager.branching import Brancher, IsSettled
-from eager.engines.base import Engine, EngineError
+from eager.engines.base import Engine
 from eager.randomness import sequence_seed
 from eager.types import Action, Branch, Close, Delta, Generation, Open, Request, SequenceResult, TreeJob
 
@@ -154,12 +154,7 @@ class Generator:
         self.close()
 
     def _start(self, job: TreeJob, is_settled: IsSettled | None, step: Step) -> None:
-        if self._engine.driver not in (None, self):
-            raise EngineError(
-                "another Generator has trees open on this engine: let it finish them, or close() it"
-                " (it is the engine's `driver`)"
-            )
-        self._engine.driver = self
+        self._engine.take_for(self)
         tree = _Tree(job, is_settled, Brancher(job, self._engine.stops, is_settled), self._next_base)
         self._next_base += job.config.max_sequences
         self._open[tree.base] = tree

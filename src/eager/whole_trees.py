@@ -129,12 +129,7 @@ class TreeGenerator:
         return self.progress.sequences_open < self._engine.capacity or not self._out
 
     def _send(self, job: TreeJob) -> None:
-        if self._engine.driver not in (None, self):
-            raise EngineError(
-                "another Generator has trees open on this engine: let it finish them, or close() it"
-                " (it is the engine's `driver`)"
-            )
-        self._engine.driver = self
+        self._engine.take_for(self)
         self._out[self._next_id] = _Tree(job)
         self._trees.open(self._next_id, job)
         self._next_id += 1

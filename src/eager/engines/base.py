@@ -66,7 +66,7 @@ class Engine(ABC):
     whole_trees: TreeSource | None = None
     """Where whole trees can be had: sequences that fork need then not be driven one by one."""
     driver: object | None = None
-    """Who has sequences open on it: `step` delivers to one alone. Engines leave this to the driver."""
+    """Who has sequences open on it: `step` delivers to one alone. `take_for` sets it; who is done clears it."""
 
     @abstractmethod
     def open(self, request: Request) -> None:
@@ -122,6 +122,15 @@ class Engine(ABC):
         Afterwards `open`, `step`, `encode_chat` and `decode` raise EngineError, and the rest does nothing.
         """
         self.is_shut = True
+
+    def take_for(self, driver: object) -> None:
+        """Make this its `driver`; EngineError while another one has sequences or trees open."""
+        if self.driver not in (None, driver):
+            raise EngineError(
+                "another Generator has trees open on this engine: let it finish them, or close() it"
+                " (it is the engine's `driver`)"
+            )
+        self.driver = driver
 
     def _refuse_if_shut(self) -> None:
         if self.is_shut:
