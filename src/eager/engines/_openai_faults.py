@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -9,14 +10,18 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import msgspec
+import stamina
 
 from eager.engines.base import EngineLostError
 from eager.words import one_line
 
 _LONGEST_REASON = 300
 _LONGEST_PAUSE = 300.0  # seconds; a server may ask for more, and gets asked again
+_FIRST_WAIT, _LONGEST_WAIT, _JITTER = 0.1, 10.0, 0.5  # seconds between tries, where the server says nothing
 _NOT_NOW = {408, 425, 429}
 _KEY_REFUSED = {401, 403}
+# Tries that failed are told of by what comes of them; stamina's own lines would stand in the middle of the display.
+logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 
 class FaultError(Exception):
@@ -37,6 +42,24 @@ def pause_after(error: Exception) -> bool | float:
     if not isinstance(error, FaultError):
         return False
     return True if error.pause is None else error.pause
+
+
+def tries(max_retries: int) -> Any:
+    """stamina's attempts at what a FaultError may stop: one, and so many more."""
+    return stamina.retry_context(
+        on=pause_after,
+        attempts=max_retries + 1,
+        timeout=None,
+        wait_initial=_FIRST_WAIT,
+        wait_max=_LONGEST_WAIT,
+        wait_jitter=_JITTER,
+    )
+
+
+def given_up(error: FaultError | RefusalError, max_retries: int, scrub: Callable[[str], str]) -> str:
+    """Why nothing came of it, and how often that was tried."""
+    tried = f", and {max_retries} more tries did not help" if isinstance(error, FaultError) else ""
+    return scrub(f"{error}") + tried
 
 
 def answered(status: int, reason: str, url: str, retry_after: str | None = None) -> Exception:

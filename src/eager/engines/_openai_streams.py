@@ -6,14 +6,11 @@ Everything of a `Sequence` belongs to the loop, but for what `Inbox` hands over.
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import stamina
-
-from eager.engines._openai_faults import FaultError, RefusalError, pause_after
+from eager.engines._openai_faults import FaultError, RefusalError, given_up, tries
 from eager.engines._openai_http import Client, Stream
 from eager.engines._openai_replicas import Family, Replica, Replicas
 from eager.engines._openai_wire import COMPLETIONS, Raw, Reading, TokenNames, Wanted
@@ -21,10 +18,6 @@ from eager.engines._refusals import failed
 from eager.types import FinishReason, Request
 
 _MOST_UNTAKEN = 1 << 16  # tokens; more are left to wait in the server's connections
-_FIRST_PAUSE, _LONGEST_PAUSE, _JITTER = 0.1, 10.0, 0.5  # seconds between tries
-
-# Tries that failed are told of by what comes of them; stamina's own lines would stand in the middle of the display.
-logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 
 @dataclass(slots=True)
@@ -197,9 +190,9 @@ class Streams:
                 while not await self._advance(sequence):
                     pass
         except (FaultError, RefusalError) as error:
-            tried = f", and {self._max_retries} more tries did not help" if isinstance(error, FaultError) else ""
+            reason = given_up(error, self._max_retries, self._client.scrub)
             arrived = sequence.arrived
-            arrived.finish, arrived.error = "error", failed(sequence.length, self._client.scrub(f"{error}") + tried)
+            arrived.finish, arrived.error = "error", failed(sequence.length, reason)
             self._inbox.put(sequence)
 
     async def _advance(self, sequence: Sequence) -> bool:
@@ -208,14 +201,7 @@ class Streams:
         Tries that get no token are counted, so that a sequence which gets on is never given up.
         """
         failed_at: Replica | None = None
-        async for attempt in stamina.retry_context(
-            on=pause_after,
-            attempts=self._max_retries + 1,
-            timeout=None,
-            wait_initial=_FIRST_PAUSE,
-            wait_max=_LONGEST_PAUSE,
-            wait_jitter=_JITTER,
-        ):
+        async for attempt in tries(self._max_retries):
             with attempt:
                 length = sequence.length
                 replica = await self._replicas.choose(sequence.family, avoid=failed_at)

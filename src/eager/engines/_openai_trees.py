@@ -13,9 +13,8 @@ from typing import Any
 from uuid import uuid4
 
 import msgspec
-import stamina
 
-from eager.engines._openai_faults import FaultError, RefusalError, pause_after
+from eager.engines._openai_faults import FaultError, RefusalError, given_up, tries
 from eager.engines._openai_http import Client, Stream
 from eager.engines._openai_replicas import Family, Replica, Replicas
 from eager.engines._refusals import failed
@@ -41,7 +40,6 @@ from eager.wire import (
     request_json,
 )
 
-_FIRST_PAUSE, _LONGEST_PAUSE, _JITTER = 0.1, 10.0, 0.5  # seconds between tries
 _HEARTBEAT = 1.0  # seconds after which `take` returns with nothing, so that a display can move
 _BYTES_BESIDE, _BYTES_A_SEQUENCE, _BYTES_A_TOKEN = 1 << 16, 1 << 10, 24
 
@@ -145,21 +143,14 @@ class WholeTrees:
         try:
             await self._ask(tree)
         except (FaultError, RefusalError) as error:
-            tried = f", and {self._max_retries} more tries did not help" if isinstance(error, FaultError) else ""
-            reason = failed(len(tree.job.prompt_ids), self._client.scrub(f"{error}") + tried)
-            sequences = (SequenceResult((), (), "error", error=reason),) * tree.job.n_roots
+            reason = given_up(error, self._max_retries, self._client.scrub)
+            record = failed(len(tree.job.prompt_ids), reason)
+            sequences = (SequenceResult((), (), "error", error=record),) * tree.job.n_roots
             self._events.put((tree, Finished(Generation(sequences))))
 
     async def _ask(self, tree: _Tree) -> None:
         failed_at: Replica | None = None
-        async for attempt in stamina.retry_context(
-            on=pause_after,
-            attempts=self._max_retries + 1,
-            timeout=None,
-            wait_initial=_FIRST_PAUSE,
-            wait_max=_LONGEST_PAUSE,
-            wait_jitter=_JITTER,
-        ):
+        async for attempt in tries(self._max_retries):
             with attempt:
                 replica = await self._replicas.choose(tree.family, avoid=failed_at)
                 self._events.put((tree, Begun()))
