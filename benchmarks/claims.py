@@ -85,7 +85,7 @@ def _rule(*options: str, thresholds: str = "1.6", kinds: str = "eager_init", per
 
 LINES = {
     "gsm8k_m8": Line(QWEN, GSM8K, "gsm8k_train200.jsonl", 8, (("1.6", f"parallel,{FOUR}"), ("1.8,2.0", "eager_init"))),
-    "gsm8k_m16": Line(QWEN, GSM8K, "gsm8k_train200.jsonl", 16, (("1.6", f"parallel,{FOUR}"),), limit=60),
+    "gsm8k_m16": Line(QWEN, GSM8K, "gsm8k_train200.jsonl", 16, (("1.6", f"parallel,{FOUR}"),), limit=40),
     "math_m8": Line(
         SMOL, MATH, "math500_first100.jsonl", 8, (("2.2", f"parallel,{FOUR}"), ("1.8,2.5", "eager_init")), most_level=2
     ),
