@@ -89,6 +89,7 @@ LINES = {
     "math_m8": Line(
         SMOL, MATH, "math500_first100.jsonl", 8, (("2.2", f"parallel,{FOUR}"), ("1.8,2.5", "eager_init")), most_level=2
     ),
+    "math_qwen_m8": Line(QWEN, MATH, "math500_first100.jsonl", 8, (("1.6", f"parallel,{FOUR}"),), most_level=2),
     "humaneval_m8": Line(
         QWEN,
         CODE,
