@@ -201,6 +201,26 @@ def test_the_probe_finds_the_plugin(started):
         assert started(plain).notices == []
 
 
+def test_a_server_that_comes_later_grows_trees_or_is_left_out(server, started):
+    """It is asked for its plugin where the others have one."""
+    with trees_running() as first, trees_running() as second:
+        ports = first.port, second.port
+    server.seconds_per_token = 0.1
+    away = [f"http://127.0.0.1:{port}" for port in ports]
+    engine = load_engine("openai", MODEL, base_url=",".join([server.url, *away]), **QUICK)
+    with trees_running(port=ports[0], seconds_per_token=0.1) as late, running(port=ports[1]) as plain:
+        until(lambda: engine.news and engine._connection.replicas.all[1].fault is None)
+        generator = grower(engine, RULES)
+        for i in range(4):
+            generator.add(job_of(i))
+        found = {job.prompt_index: tree for job, tree in generator.run()}
+        assert found == {i: tree_of(job_of(i)) for i in range(4)}
+        assert len(late.trees) == len(server.trees) == 2
+        (told,) = engine.news
+        assert told.startswith(f"{plain.url} has come and is left out: it grows no whole trees")
+    engine.shutdown()
+
+
 def test_two_generators_do_not_share_an_engine(server, started):
     """The second is refused while the first has trees out."""
     engine = started(server)
