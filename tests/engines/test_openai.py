@@ -473,10 +473,10 @@ def test_a_server_that_comes_later_is_tried_and_used(server, started):
     with running() as away:
         port = away.port
     engine = load_engine("openai", MODEL, base_url=f"{server.url},http://127.0.0.1:{port}", **QUICK)
-    server.seconds_per_token = 0.02
-    with running(port=port, seconds_per_token=0.02) as late:
+    with running(port=port) as late:
         until(lambda: all(replica.fault is None for replica in engine._connection.replicas.all))
         late.bodies.clear()
+        server.seconds_per_token = late.seconds_per_token = 0.02
         for seq_id in range(20, 24):
             ask(engine, seq_id)
         for seq_id, deltas in collect(engine, range(20, 24)).items():
