@@ -45,6 +45,7 @@ class Latecomers:
             n_in_it = await n_engines(self._client, replica.url)
         except FaultError:
             return False
+        replica.is_tried = True
         if why_not is None:
             self._replicas.split(replica, n_in_it)
             self._replicas.put_up(replica)
