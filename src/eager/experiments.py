@@ -97,6 +97,7 @@ class Run:
         self._keeper = Keeper(journal, self._regrader)
         self._on_progress = on_progress
         self._tell = tell
+        self._n_news = 0  # told
         self._stop: Callable[[], object] | None = None
         self.notices: list[str] = []
         """Sentences about files that were in the folder and are replaced."""
@@ -220,6 +221,7 @@ class Run:
         def on_step(progress: Progress) -> None:
             if self._on_progress is not None:
                 self._on_progress(name, self._journal.count(name), len(self._prompts), progress)
+            self._tell_news()
             if self._stop is not None:
                 generator.max_open = 0
                 if not progress.trees_open:
@@ -229,6 +231,13 @@ class Run:
         generator = grower(self._engine, self._plan.rules[0], on_step, self._tell, may_settle=may_settle)
         generator.max_open = None if self._stop is None else 0
         return generator
+
+    def _tell_news(self) -> None:
+        news = self._engine.news[self._n_news :]
+        self._n_news += len(news)
+        if self._tell is not None:
+            for sentence in news:
+                self._tell(sentence)
 
     def _job(self, index: int, rules: BranchConfig, first_sequence: int) -> TreeJob:
         plan, prompt_ids = self._plan, self._prompts[index]

@@ -1,12 +1,14 @@
 """Whole trees from a real vLLM server with the plugin: over HTTP, as the driver asks, and as a whole run."""
 
 import json
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 from children import run_eager
+from test_replicas import router
 from vllm_server import GATE, MODEL, plugin_variables, shared, started
 
 from eager.engines import load_engine
@@ -267,3 +269,69 @@ def test_a_wrong_start_says_at_once_what_is_missing(tmp_path, options, said):
             assert words in refusal["error"]["message"]
         assert status == 503
         assert len(wrong.complete(prompt=[1, 2, 3], max_tokens=3, temperature=0)["token_ids"]) == 3
+
+
+def counted(server, name):
+    """What a server has counted by now."""
+    _, text = server.get("/metrics")
+    return sum(map(float, re.findall(rf"(?m)^vllm:{name}{{.*}} (\S+)$", text)))
+
+
+def counts(servers):
+    """Tokens that each has generated; of the prefix tokens of both together, those looked for and those found."""
+    names = ("generation_tokens_total", "prefix_cache_queries_total", "prefix_cache_hits_total")
+    generated, looked_for, found = ([counted(server, name) for server in servers] for name in names)
+    return generated, sum(looked_for), sum(found)
+
+
+@pytest.fixture(scope="module")
+def replicas(tmp_path_factory):
+    """Two more servers with the plugin."""
+    folder = tmp_path_factory.mktemp("replicas")
+    variables = plugin_variables(folder / "plugin")
+    options = (*GATE, "--enable-prompt-tokens-details")
+    with (
+        started(folder / "1", *options, variables=variables) as one,
+        started(folder / "2", *options, variables=variables) as other,
+    ):
+        yield one, other
+
+
+def grow_through(url, make, first, n_trees=8):
+    """Trees of prompts that no others have, on the servers behind an address."""
+    engine = load_engine("openai", MODEL, base_url=url)
+    try:
+        generator = make(engine)
+        for i in range(first, first + n_trees):
+            chat = [{"role": "user", "content": f"Question {i}. {QUESTION} Then name {i + 2} more."}]
+            job = job_of(tuple(engine.encode_chat(chat)))
+            generator.add(replace(job, prompt_index=i, max_length=len(job.prompt_ids) + 60))
+        trees = [tree for _, tree in generator.run()]
+    finally:
+        engine.shutdown()
+    assert len(trees) == n_trees
+    assert all(sequence.error is None for tree in trees for sequence in tree.sequences)
+
+
+@pytest.mark.slow
+def test_whole_trees_through_a_router_are_shared_by_its_replicas(replicas):
+    """Each grows its part; the router knows nothing of the plugin's routes and hands them on."""
+    before, _, _ = counts(replicas)
+    with router(*(f"http://127.0.0.1:{server.port}" for server in replicas)) as url:
+        grow_through(url, lambda engine: grower(engine, job_of((1,)).config), 0)
+    after, _, _ = counts(replicas)
+    assert all(b > a for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.slow
+def test_streams_through_a_router_find_their_prefixes_where_their_tree_is(replicas):
+    """By X-Session-ID; a router that sends requests round and round has more of them computed again."""
+    urls = [f"http://127.0.0.1:{server.port}" for server in replicas]
+    shares = {}
+    for first, policy in ((100, "consistent_hash"), (200, "round_robin")):
+        with router(*urls, policy=policy) as url:
+            _, looked_for, found = counts(replicas)
+            grow_through(url, Generator, first)
+            _, looked_for_by_now, found_by_now = counts(replicas)
+        shares[policy] = (found_by_now - found) / (looked_for_by_now - looked_for)
+    assert shares["consistent_hash"] > shares["round_robin"], shares

@@ -43,8 +43,11 @@ class FakeServer:
     `lacks` names what it leaves out. `key` is demanded where it is given.
     """
 
-    def __init__(self, *, key=None, lacks=(), max_model_len=512, seconds_per_token=0.0, port=0, tls=None):
+    def __init__(
+        self, *, key=None, lacks=(), max_model_len=512, n_vocab=N_VOCAB, seconds_per_token=0.0, port=0, tls=None
+    ):
         self.key, self.lacks, self.max_model_len = key, set(lacks), max_model_len
+        self.n_vocab = n_vocab
         self.seconds_per_token, self.seconds_before = seconds_per_token, 0.0
         self.faults, self.bodies, self.headers, self.paths = [], [], [], []
         self.n_open = self.most_open = self.n_sent = 0
@@ -126,7 +129,7 @@ class FakeServer:
         kind, after = self.faults.pop(0) if self.faults and body["model"] == MODEL else (None, 0)
         if body["model"] != MODEL:
             return _error(web, 404, "The model does not exist.")
-        if max(body["prompt"]) >= N_VOCAB:
+        if max(body["prompt"]) >= self.n_vocab:
             return _error(web, 400, f"Token id {max(body['prompt'])} is out of vocabulary")
         if isinstance(kind, int):
             return _error(web, kind, "as it was told", headers={"Retry-After": str(after)} if kind == 429 else {})

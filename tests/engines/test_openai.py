@@ -468,6 +468,59 @@ def test_one_of_several_may_be_away_at_the_start(server, started):
     engine.shutdown()
 
 
+def test_a_server_that_comes_later_is_tried_and_used(server, started):
+    """As at the start; then it takes its part of the sequences, and no word is lost about it."""
+    with running() as away:
+        port = away.port
+    engine = load_engine("openai", MODEL, base_url=f"{server.url},http://127.0.0.1:{port}", **QUICK)
+    with running(port=port) as late:
+        until(lambda: all(replica.fault is None for replica in engine._connection.replicas.all))
+        late.bodies.clear()
+        server.seconds_per_token = late.seconds_per_token = 0.02
+        for seq_id in range(20, 24):
+            ask(engine, seq_id)
+        for seq_id, deltas in collect(engine, range(20, 24)).items():
+            assert ids_of(deltas) == right(seq_id)
+        assert len(late.bodies) == 2
+        assert engine.news == []
+    engine.shutdown()
+
+
+MISFITS = [
+    ({"lacks": ["raw"]}, "It lacks log-probabilities of the raw distribution"),
+    ({"lacks": ["positions"]}, "it draws by 'opening', the others by 'server'"),
+    ({"max_model_len": 100}, "its context is 100 tokens and the run's 512"),
+    ({"n_vocab": 63}, "it knows 63 token ids, the others 64"),
+]
+
+
+@pytest.mark.parametrize(("how", "sentence"), MISFITS)
+def test_a_server_that_comes_later_and_cannot_what_the_others_can_is_left_out(server, how, sentence):
+    """With one sentence about it, for good; the others do all the work."""
+    with running() as away:
+        port = away.port
+    engine = load_engine("openai", MODEL, base_url=f"{server.url},http://127.0.0.1:{port}", **QUICK)
+    with running(port=port, **how) as late:
+        until(lambda: engine.news)
+        n_asked = len(late.bodies)
+        for seq_id in range(4):
+            ask(engine, seq_id)
+        for seq_id, deltas in collect(engine, range(4)).items():
+            assert ids_of(deltas) == right(seq_id)
+        (told,) = engine.news
+        assert f"{late.url} has come and is left out: " in told
+        assert sentence in told
+        assert len(late.bodies) == n_asked
+    engine.shutdown()
+
+
+def until(is_so, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_the_probe_finds_out_what_a_server_is(started):
     """Its context and vocabulary, how it draws, its version."""
     with running(max_model_len=300) as server:

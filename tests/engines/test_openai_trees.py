@@ -10,6 +10,7 @@ needs.package("stamina", "openai")
 from fake_openai import MODEL, STOP_ID, running  # noqa: E402
 from fake_tree_server import tree_of, trees_running  # noqa: E402
 
+import eager  # noqa: E402
 from eager.engines import EngineError, load_engine  # noqa: E402
 from eager.generator import Generator  # noqa: E402
 from eager.types import BranchConfig, SamplingParams, TreeJob  # noqa: E402
@@ -199,6 +200,47 @@ def test_the_probe_finds_the_plugin(started):
         assert isinstance(grower(engine, RULES), Generator)
         assert any("no gate here" in notice for notice in engine.notices)
         assert started(plain).notices == []
+
+
+def test_from_python_trees_come_whole(server, started):
+    """And so do extra ones; not where someone looks at what grows, or wants what whole trees lack."""
+    engine = started(server)
+    how = {"engine": engine, "branching": RULES, "sampling": SamplingParams(0.9), "seed": 5, "max_tokens": 20}
+    prompts = [(10, 11, 12), (13, 14), (15, 16)]
+    trees = eager.generate(prompts, **how)
+    expected = [tree_of(job_of(i, prompt)) for i, prompt in enumerate(prompts)]
+    assert [[s.token_ids for s in tree.sequences] for tree in trees] == [
+        [s.token_ids for s in tree.sequences] for tree in expected
+    ]
+    assert [tree.sequences[0].logprobs[0] for tree in trees] == [None] * 3
+    more = eager.allocate(trees, engine=engine, grader=lambda tree, sequence: False)
+    assert [len(tree.sequences) for tree in more] == [3, 3, 3]
+    assert len(server.trees) == 6
+    in_full = eager.generate(prompts, **how, record_all=True)
+    told = list(eager.stream(prompts, **how))
+    assert None not in in_full[0].sequences[0].logprobs
+    assert sum(isinstance(event, eager.Finished) for event in told) == 3
+    assert len(server.trees) == 6
+
+
+def test_a_server_that_comes_later_grows_trees_or_is_left_out(server, started):
+    """It is asked for its plugin where the others have one."""
+    with trees_running() as first, trees_running() as second:
+        ports = first.port, second.port
+    away = [f"http://127.0.0.1:{port}" for port in ports]
+    engine = load_engine("openai", MODEL, base_url=",".join([server.url, *away]), **QUICK)
+    with trees_running(port=ports[0]) as late, running(port=ports[1]) as plain:
+        until(lambda: engine.news and engine._connection.replicas.all[1].fault is None)
+        server.seconds_per_token = late.seconds_per_token = 0.1
+        generator = grower(engine, RULES)
+        for i in range(4):
+            generator.add(job_of(i))
+        found = {job.prompt_index: tree for job, tree in generator.run()}
+        assert found == {i: tree_of(job_of(i)) for i in range(4)}
+        assert len(late.trees) == len(server.trees) == 2
+        (told,) = engine.news
+        assert told.startswith(f"{plain.url} has come and is left out: it grows no whole trees")
+    engine.shutdown()
 
 
 def test_two_generators_do_not_share_an_engine(server, started):

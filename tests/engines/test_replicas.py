@@ -14,10 +14,12 @@ import pytest
 needs.package("stamina", "openai")
 
 from fake_openai import MODEL, STOP_ID, running  # noqa: E402
+from fake_tree_server import tree_of, trees_running  # noqa: E402
 
 from eager.engines import load_engine  # noqa: E402
 from eager.generator import Generator  # noqa: E402
 from eager.types import BranchConfig, SamplingParams, TreeJob  # noqa: E402
+from eager.whole_trees import TreeGenerator, grower  # noqa: E402
 
 N_TREES = 12
 SESSION, RANK = "X-Session-ID", "X-data-parallel-rank"
@@ -80,7 +82,7 @@ def test_one_engine_is_not_asked_for_by_rank(n_said):
 
 
 @contextmanager
-def router(*urls):
+def router(*urls, policy="consistent_hash"):
     """vllm-router before the servers; its address. Where it is not installed the test skips, saying so."""
     command = shutil.which("vllm-router")
     if command is None:
@@ -90,7 +92,7 @@ def router(*urls):
         for one in (free, metrics):
             one.bind(("127.0.0.1", 0))
             ports.append(str(one.getsockname()[1]))
-    options = ["--host", "127.0.0.1", "--port", ports[0], "--prometheus-port", ports[1], "--policy", "consistent_hash"]
+    options = ["--host", "127.0.0.1", "--port", ports[0], "--prometheus-port", ports[1], "--policy", policy]
     process = subprocess.Popen(
         [command, *options, "--worker-urls", *urls],
         stdout=subprocess.DEVNULL,
@@ -125,3 +127,42 @@ def test_a_router_keeps_a_tree_on_one_server():
     assert len(found) == N_TREES
     assert all(len(where) == 1 for where in found.values())
     assert len(set.union(*found.values())) == 2
+
+
+def grow_whole(url, after_first=lambda: None):
+    """Whole trees through a router, and the jobs that they are of."""
+    engine = load_engine("openai", MODEL, base_url=url, stop_token_ids=[STOP_ID], chunk_timeout=2.0, give_up_after=20.0)
+    rules = BranchConfig(3, 1.8)
+    generator = grower(engine, rules)
+    assert isinstance(generator, TreeGenerator)
+    jobs = [TreeJob(i, (10 + i, 11), rules, SamplingParams(0.9), 30, seed=5) for i in range(N_TREES)]
+    found = {}
+    try:
+        for job in jobs:
+            generator.add(job)
+        for job, tree in generator.run():
+            if not found:
+                after_first()
+            found[job.prompt_index] = tree
+    finally:
+        engine.shutdown()
+    assert found == {job.prompt_index: tree_of(job) for job in jobs}
+
+
+def test_whole_trees_pass_through_a_router():
+    """It knows nothing of the plugin's routes and hands them on; the trees are shared out among the servers."""
+    with trees_running() as one, trees_running() as other, router(one.url, other.url) as url:
+        grow_whole(url)
+        assert len(one.trees) + len(other.trees) == N_TREES
+        assert one.trees
+        assert other.trees
+
+
+def test_a_server_that_dies_behind_a_router_costs_no_tree():
+    """What it had begun is asked for again, and the router sends it to the other."""
+    with trees_running(seconds_per_token=0.05) as one:
+        dying = trees_running(seconds_per_token=0.1)
+        other = dying.__enter__()
+        with router(one.url, other.url) as url:
+            grow_whole(url, after_first=lambda: dying.__exit__(None, None, None))
+        assert len(one.trees) + len(other.trees) > N_TREES

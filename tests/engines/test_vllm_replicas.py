@@ -1,6 +1,8 @@
 """`--data_parallel_size 2` of engine vllm on the CPU: two real servers, started once, alone and behind a router."""
 
+import os
 import re
+import signal
 import urllib.request
 from importlib.util import find_spec
 
@@ -40,16 +42,19 @@ def engine():
     replicas.shutdown()
 
 
-def grown(engine):
+def grown(engine, after_first_step=lambda: None):
     """The trees' tokens and parents, by prompt."""
     generator = Generator(engine)
     for index in range(N_TREES):
         chat = [{"role": "user", "content": f"Name {index + 2} rivers and say where each of them flows."}]
         prompt = tuple(engine.encode_chat(chat))
         generator.add(TreeJob(index, prompt, RULES, SamplingParams(temperature=0.8), len(prompt) + 24, seed=7))
+    finished = generator.step().finished
+    after_first_step()
+    finished += generator.run()
     found = {
         job.prompt_index: [(sequence.token_ids, sequence.parent, sequence.error) for sequence in tree.sequences]
-        for job, tree in generator.run()
+        for job, tree in finished
     }
     return dict(sorted(found.items()))
 
@@ -102,6 +107,14 @@ def test_a_router_before_them_changes_nothing(engine, trees):
         finally:
             through.shutdown()
     assert all(counted(one, "generation_tokens_total") > n for one, n in zip(engine.servers.urls, before, strict=True))
+
+
+def test_a_replica_that_is_killed_costs_nothing(engine, trees):
+    """kill -9 in mid-stream: what it was decoding goes on with the other, to the same trees. It stays dead."""
+    server = engine.servers._servers[0]
+    killed = grown(engine, after_first_step=lambda: os.killpg(server.process.pid, signal.SIGKILL))
+    assert server.process.wait(timeout=30) == -signal.SIGKILL
+    assert killed == trees
 
 
 def test_nothing_is_left_of_them(engine, trees):

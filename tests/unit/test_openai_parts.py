@@ -307,6 +307,7 @@ def test_the_best_come_in_order_with_their_entropy():
     outside = Raw(50, [50, *range(20)], [-9.0, *values])
     equal = Raw(3, [3, 9, 1, *range(20, 37)], [-1.0, -1.0, -1.0, *[-3.0] * 17])
     (first, second, third), (plain,) = tokens_of([[inside, outside, equal], [Raw(7)]])
+    assert (first.logprob, second.logprob, third.logprob) == (values[19], -9.0, -1.0)
     for token in (first, second):
         assert list(token.best_ids) == list(range(20))
         assert list(token.best_logprobs) == values

@@ -61,3 +61,19 @@ def test_a_run_of_nothing_but_failures_ends_with_the_cause(run):
     assert done.exit_code == 1
     assert len(sequences) == 6 * 4
     assert "every sequence of parallel failed (the first: the sequence failed after" in " ".join(done.output.split())
+
+
+def test_what_comes_up_while_an_engine_works_is_told_once(run, monkeypatch):
+    """Each sentence, on a line of its own."""
+
+    def step(engine):
+        engine.news = ("one thing came up", "another did")[: len(engine.news) + 1]
+        return decode(engine)
+
+    decode = scripted.ScriptedEngine.step
+    monkeypatch.setattr(scripted.ScriptedEngine, "step", step)
+    done, _ = run("chain", "eager_init")
+    assert [line for line in done.output.splitlines() if line.endswith((" came up", " did"))] == [
+        "one thing came up",
+        "another did",
+    ]

@@ -10,7 +10,7 @@ from contextlib import aclosing, closing
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from eager.api.building import tree_of
-from eager.api.engine import running
+from eager.api.engine import driver_of, running
 from eager.api.errors import ApiError
 from eager.api.events import Event, events
 from eager.api.generation import in_order
@@ -21,6 +21,7 @@ from eager.budget import ExtraRounds, adapt_shares, is_solved, label_shares
 from eager.engines import Engine
 from eager.generator import Generator
 from eager.types import Generation, TreeJob
+from eager.whole_trees import TreeGenerator
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -101,7 +102,7 @@ def _allocated(
     if not shares:
         return
     with running(engine, model_name, engine_options) as working:
-        generator = Generator(working)
+        generator = driver_of(working, trees[0].branching, trees_only=True, record_all=record_all)
         extra = _Extra(working, generator, record_all=record_all)
         for place, share in shares.items():
             extra.begin(trees[place], share)
@@ -112,7 +113,7 @@ def _allocated(
 class _Extra:
     """The prompts that are given something: what of it is still to come, and what they have so far."""
 
-    def __init__(self, engine: Engine, generator: Generator, *, record_all: bool) -> None:
+    def __init__(self, engine: Engine, generator: Generator | TreeGenerator, *, record_all: bool) -> None:
         self._engine = engine
         self._generator = generator
         self._record_all = record_all

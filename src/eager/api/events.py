@@ -14,6 +14,7 @@ from eager.engines import Engine
 from eager.generator import Generator, Progress, Step
 from eager.texts import with_tokens
 from eager.types import Branch, Generation, TreeJob
+from eager.whole_trees import TreeGenerator
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,12 @@ Finish: TypeAlias = Callable[[TreeJob, Generation], Tree | None]
 
 
 def events(
-    generator: Generator, engine: Engine, finish: Finish, show: Callable[[Progress], None], *, trees_only: bool = False
+    generator: Generator | TreeGenerator,
+    engine: Engine,
+    finish: Finish,
+    show: Callable[[Progress], None],
+    *,
+    trees_only: bool = False,
 ) -> Gen[list[Event], None, None]:
     """What each step brought, where it brought anything, until no job is left. Left in the middle, it drops the rest.
 

@@ -7,7 +7,7 @@ from contextlib import aclosing, closing
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from eager.api.building import tree_of
-from eager.api.engine import running
+from eager.api.engine import driver_of, running
 from eager.api.errors import ApiError
 from eager.api.events import Event, Finished, events
 from eager.api.progress import OnProgress, shown
@@ -15,7 +15,6 @@ from eager.api.prompts import Prompt, encoded_prompts
 from eager.api.thread import in_thread
 from eager.api.trees import Tree
 from eager.engines import Engine
-from eager.generator import Generator
 from eager.types import BranchConfig, SamplingParams, TreeJob
 
 if TYPE_CHECKING:
@@ -133,7 +132,7 @@ def grown(
         raise ApiError(f"max_tokens must be at least 1, got {max_tokens}")
     with running(engine, model_name, engine_options) as working:
         encoded = encoded_prompts(working, prompts)
-        generator = Generator(working)
+        generator = driver_of(working, branching, trees_only=trees_only, record_all=record_all)
         for index, ids in enumerate(encoded):
             most = working.max_model_len
             max_length = most if max_tokens is None else min(most, len(ids) + max_tokens)

@@ -22,12 +22,16 @@ _BETWEEN_LOOKS, _LONGEST_BETWEEN_LOOKS = 0.2, 5.0  # seconds
 
 @dataclass(slots=True, eq=False)
 class Replica:
-    """One server, or the engine `rank` in one. `fault` says why it is down; `n_open` streams come from it."""
+    """One server, or the engine `rank` in one. `fault` says why it is down; `n_open` streams come from it.
+
+    `is_tried`: whether it is known what it can; one that was away at the start is not, and gets nothing before.
+    """
 
     url: str
     rank: int | None = None
     n_open: int = 0
     fault: str | None = None
+    is_tried: bool = True
 
 
 @dataclass(slots=True, eq=False)
@@ -96,7 +100,17 @@ class Replicas:
             self._all_down_since = time.monotonic()
             self._some_is_up.clear()
         if self._is_alive is not None and replica not in self._looks:
-            self._looks[replica] = asyncio.get_running_loop().create_task(self._look_at(replica, self._is_alive))
+            self._look_at(replica, self._is_back)
+
+    def leave_out(self, replica: Replica, fault: str) -> None:
+        """It was away when it was to be tried: nothing goes there until it has been."""
+        replica.fault, replica.is_tried = fault, False
+
+    def expect(self, is_settled: Callable[[Replica], Awaitable[bool]]) -> None:
+        """From now on those that were left out are looked at, each until `is_settled` says that it has come."""
+        for replica in self.all:
+            if not replica.is_tried:
+                self._look_at(replica, is_settled)
 
     def put_up(self, replica: Replica) -> None:
         """It answers (again)."""
@@ -123,15 +137,20 @@ class Replicas:
             if self._all_down_since is not None:
                 raise self._given_up() from None
 
-    async def _look_at(self, replica: Replica, is_alive: Callable[[str], Awaitable[bool]]) -> None:
+    def _look_at(self, replica: Replica, is_settled: Callable[[Replica], Awaitable[bool]]) -> None:
+        self._looks[replica] = asyncio.get_running_loop().create_task(self._look(replica, is_settled))
+
+    async def _look(self, replica: Replica, is_settled: Callable[[Replica], Awaitable[bool]]) -> None:
         pause = _BETWEEN_LOOKS
-        while replica.fault is not None:
-            if await is_alive(replica.url):
-                self.put_up(replica)
-            else:
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_BETWEEN_LOOKS)
+        while not await is_settled(replica):
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_BETWEEN_LOOKS)
         del self._looks[replica]
+
+    async def _is_back(self, replica: Replica) -> bool:
+        if self._is_alive is not None and await self._is_alive(replica.url):
+            self.put_up(replica)
+        return replica.fault is None
 
     def _given_up(self) -> EngineLostError:
         faults = "; ".join(f"{replica.url}: {replica.fault}" for replica in self.all)

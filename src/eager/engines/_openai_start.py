@@ -89,8 +89,8 @@ async def _probe_all(connection: Connection, model: str, options: OpenAIOptions)
             found.append(outcome)
             replicas.split(replica, await n_engines(connection.client, replica.url))
         elif isinstance(outcome, FaultError):
-            replicas.put_down(replica, str(outcome))
-            notices.append(f"{outcome}; the others do its work until it answers")
+            replicas.leave_out(replica, str(outcome))
+            notices.append(f"{outcome}; the others do its work until it comes")
         else:
             raise outcome
     if not found:

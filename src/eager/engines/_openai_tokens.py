@@ -1,4 +1,4 @@
-"""What came over the wire as the tokens of the house: the K best in order, the entropy; all of a step at once."""
+"""What came over the wire as the tokens of the house: K best in order, entropy, its own; all of a step at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ def tokens_of(sequences: Seq[Seq[Raw]]) -> list[list[Token]]:
 
 
 def _token(raw: Raw, rows: Iterator[tuple[float, list[int], list[float]]]) -> Token:
-    return Token(raw.id) if raw.best_ids is None else Token(raw.id, *next(rows))
+    return Token(raw.id) if raw.best_ids is None else Token(raw.id, *next(rows), _own_logprob(raw))
+
+
+def _own_logprob(raw: Raw) -> float | None:
+    """The drawn token's, which a server sends beside the K best where it is none of them."""
+    if raw.best_ids is None or raw.best_logprobs is None or raw.id not in raw.best_ids:
+        return None
+    return raw.best_logprobs[raw.best_ids.index(raw.id)]
 
 
 def _row(ids: list[int], logprobs: list[float] | None) -> tuple[list[int], list[float]]:

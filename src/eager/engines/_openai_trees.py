@@ -205,14 +205,15 @@ async def abouts(client: Client, replicas: Replicas) -> tuple[list[About], list[
     A server without the plugin says nothing, which is as it should be.
     """
     up = [replica.url for replica in replicas.all if replica.fault is None]
-    found = [(url, await _about(client, url)) for url in up]
+    found = [(url, await about_of(client, url)) for url in up]
     missing = [f"{url}: {sentence}" for url, about in found if about is not None for sentence in about.missing]
     notices = [f"trees are grown over log-probabilities, since {sentence}" for sentence in missing]
     have = [about for _, about in found if about is not None and not about.missing]
     return (have, notices) if len(have) == len(found) else ([], notices)
 
 
-async def _about(client: Client, url: str) -> About | None:
+async def about_of(client: Client, url: str) -> About | None:
+    """What a server says of its plugin; None where it has none."""
     try:
         return read_about(await client.get(url, ABOUT_PATH))
     except (FaultError, RefusalError, EngineError, WireError):

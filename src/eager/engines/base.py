@@ -61,6 +61,8 @@ class Engine(ABC):
     stops: Stops
     notices: Seq[str] = ()
     """What the user should know before it begins, in sentences."""
+    news: Seq[str] = ()
+    """What the user should know and came up since; grows."""
     is_shut: bool = False
     """Whether `shutdown` was called."""
     whole_trees: TreeSource | None = None

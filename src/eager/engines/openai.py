@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence as Seq
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 from uuid import uuid4
 
 from eager.engines._hf_model import files_that_count
 from eager.engines._model_files import fingerprint, local
+from eager.engines._openai_late import Latecomers
 from eager.engines._openai_replicas import Family
 from eager.engines._openai_start import connect
 from eager.engines._openai_streams import Inbox, News, Sequence, Streams
@@ -62,6 +64,8 @@ class OpenAIEngine(Engine):
         )
         if options.whole_trees:
             self._find_whole_trees(options.max_retries)
+        self.news: list[str] = []
+        self._loop.call_soon_threadsafe(self._connection.replicas.expect, self._latecomers(options).is_settled)
         self._refusals = Refusals(self._facts.n_vocab, self.max_model_len)
         self._open: dict[int, Sequence] = {}
         self._families: dict[int, Family] = {}  # of the sequences opened last, by their ids
@@ -155,6 +159,17 @@ class OpenAIEngine(Engine):
             self.whole_trees = WholeTrees(
                 self._loop, connection.client, connection.replicas, self.stops, max_retries=max_retries
             )
+
+    def _latecomers(self, options: OpenAIOptions) -> Latecomers:
+        return Latecomers(
+            self._connection.client,
+            self._connection.replicas,
+            self.model_name,
+            options,
+            replace(self._facts, max_model_len=self.max_model_len),
+            with_trees=self.whole_trees is not None,
+            tell=self.news.append,
+        )
 
     def _wanted(self, sequence: Sequence) -> Wanted:
         """What is asked of a server: the rest of the sequence, from where it stands."""

@@ -21,7 +21,7 @@ from eager.engines.base import EngineError
 from eager.engines.openai import OpenAIEngine
 from eager.engines.options_vllm import VLLMOptions
 
-_OF_A_SERVER = {
+OF_A_SERVER = {
     "logits_processors": ["eager.engines.vllm_gate:Gate"],
     "generation_config": "vllm",  # no sampling of the model's own choice: requests say all
     "trust_request_chat_template": True,  # of whoever has the key, which is this process
@@ -43,7 +43,7 @@ class VLLMReplicas(OpenAIEngine):
         check_start(options)
         path = find_model(model_name, options)
         common = engine_values(model_name, path, options)
-        self.servers = Servers(places(options), {**common, **_OF_A_SERVER, "served_model_name": [model_name]})
+        self.servers = Servers(places(options), {**common, **OF_A_SERVER, "served_model_name": [model_name]})
         self._files = model_files(path, options)
         with ExitStack() as on_failure:
             on_failure.callback(self.servers.stop)
