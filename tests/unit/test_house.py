@@ -28,6 +28,7 @@ LAYERS = [
     {"calibrate"},
     {"recap", "report"},
     {"api", "integrations"},
+    {"chat"},
     {"cli", "server"},
     {"__main__"},
 ]
