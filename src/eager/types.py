@@ -157,7 +157,8 @@ class Request:
     """One sequence for an engine to decode, from exactly `token_ids`: at least one, fewer than `max_length`.
 
     `parent` names a sequence that holds a prefix of `token_ids`, which may be `seq_id` itself: a hint for sharing the
-    KV cache. `monitor` asks for the entropy and the K best of every token.
+    KV cache. `monitor` asks for the entropy and the K best of every token. The first `n_prompt` ids are the prompt;
+    they and `stop_texts` are for `eager.engines.text_stops`: engines by themselves look at no text.
     """
 
     seq_id: int
@@ -167,6 +168,8 @@ class Request:
     seed: int
     parent: int | None = None
     monitor: bool = True
+    n_prompt: int = 0
+    stop_texts: tuple[str, ...] = ()
 
 
 class Token(NamedTuple):

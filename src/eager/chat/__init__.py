@@ -4,14 +4,14 @@
 words.
 """
 
-from eager.chat.answering import answered
+from eager.chat.answering import answered, no_model
 from eager.chat.errors import ChatError, error_json
 from eager.chat.form import Form
 from eager.chat.news import News, Piece, Scored, Spent
 from eager.chat.request import Asked, Defaults, Prompt, TreeAsked, read
 from eager.chat.savings import Savings
 from eager.chat.source import Decoded, Source
-from eager.chat.tables import OPERATIONS, Operation
+from eager.chat.tables import OPERATIONS, Operation, body_schema
 from eager.chat.votes import Voter
 
 __all__ = [
@@ -32,6 +32,8 @@ __all__ = [
     "TreeAsked",
     "Voter",
     "answered",
+    "body_schema",
     "error_json",
+    "no_model",
     "read",
 ]

@@ -16,6 +16,7 @@ from eager.chat.source import Source
 from eager.chat.trees import TreeAnswer
 from eager.chat.votes import Voter
 from eager.types import MAX_ENTROPY, BranchConfig, TreeJob
+from eager.words import one_line
 
 _SEED_BITS = 63
 
@@ -45,11 +46,16 @@ async def answered(asked: Asked, source: Source, voter: Voter, savings: Savings 
 
 def _check(asked: Asked, source: Source) -> None:
     if asked.model != source.model_name:
-        message = f"there is no model '{asked.model}' here: ask for '{source.model_name}'"
-        raise ChatError(message, 404, param="model", code="model_not_found")
+        raise no_model(asked.model, source)
     reason = source.why_not(asked)
     if reason is not None:
         raise ChatError(reason)
+
+
+def no_model(name: str, source: Source) -> ChatError:
+    """What to raise where another model is asked for."""
+    message = f"there is no model '{one_line(name, 80)}' here: ask for '{source.model_name}'"
+    return ChatError(message, 404, param="model", code="model_not_found")
 
 
 async def _job(asked: Asked, prompt: Prompt, place: int, seed: int, source: Source) -> TreeJob:

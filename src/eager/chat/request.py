@@ -35,6 +35,10 @@ class TreeAsked:
     vote: VoteKind = "math"
     settle: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.settle is not None and not 0.5 <= self.settle <= 1:
+            raise ValueError(f"settle must be in [0.5, 1], got {self.settle!r}")
+
 
 @dataclass(frozen=True, slots=True)
 class Defaults:

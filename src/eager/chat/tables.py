@@ -108,13 +108,24 @@ _COMMON = {
     "repetition_penalty": _nothing_but(1, 1.0),
     "response_format": _nothing_but({"type": "text"}),
 }
+PART = {"type": Field(one_of("text")), "text": Field(TEXT)}
+MESSAGE = {
+    "role": Field(one_of("system", "developer", "user", "assistant")),
+    "content": Field(either(TEXT, list_of(0, _MAX_MESSAGES, an_object(PART)))),
+    "name": _optional(TEXT),
+    "refusal": _nothing_but(""),
+    "tool_calls": _nothing_but([]),
+    "function_call": _nothing_but(),
+    "audio": _nothing_but(),
+    "annotations": _nothing_but([]),
+}
 CHAT = {
     **_COMMON,
     "messages": Field(
         Kind(
             f"a list of 1 to {_MAX_MESSAGES} messages",
             lambda value: isinstance(value, list) and 1 <= len(value) <= _MAX_MESSAGES,
-            {"type": "array", "minItems": 1, "maxItems": _MAX_MESSAGES, "items": {"type": "object"}},
+            {"type": "array", "minItems": 1, "maxItems": _MAX_MESSAGES, "items": an_object(MESSAGE).schema},
         )
     ),
     "max_completion_tokens": _optional(whole(1)),
@@ -152,18 +163,6 @@ COMPLETION = {
     "echo": _nothing_but(False),
     "suffix": _nothing_but(""),
 }
-_PART = {"type": Field(one_of("text")), "text": Field(TEXT)}
-MESSAGE = {
-    "role": Field(one_of("system", "developer", "user", "assistant")),
-    "content": Field(either(TEXT, list_of(0, _MAX_MESSAGES, an_object(_PART)))),
-    "name": _optional(TEXT),
-    "refusal": _nothing_but(""),
-    "tool_calls": _nothing_but([]),
-    "function_call": _nothing_but(),
-    "audio": _nothing_but(),
-    "annotations": _nothing_but([]),
-}
-PART = _PART
 
 
 class _Form(NamedTuple):
@@ -175,3 +174,8 @@ OPERATIONS: dict[Operation, _Form] = {
     "chat": _Form("/v1/chat/completions", CHAT),
     "completion": _Form("/v1/completions", COMPLETION),
 }
+
+
+def body_schema(operation: Operation) -> dict[str, Any]:
+    """The JSON Schema of a request's body."""
+    return dict(an_object(OPERATIONS[operation].table).schema)

@@ -32,7 +32,7 @@ class TreeAnswer:
         self._job = job
         self._source = source
         self._voter = voter
-        self._settled_by = None if want.settle is None else settles(want.settle, want.vote)
+        self._settled_by = None if want.settle is None else settles(want.settle, want.vote, asked.stop)
         # Whether every sequence is an answer as soon as it has ended, and known well enough.
         self._tells_early = (
             want.select == "all" and want.settle is None and want.rules.stop_after is None and asked.n_top is None

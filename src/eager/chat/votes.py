@@ -9,6 +9,7 @@ from typing import TypeAlias
 from eager.api.answers import Vote, counted
 from eager.budget import majority_certainty
 from eager.chat.tables import VoteKind
+from eager.chat.text import cut
 from eager.grading import MathGrader, extract_answer, same_answer
 from eager.grading.extract import after_thinking
 from eager.results.scores import Regrader
@@ -68,14 +69,14 @@ class Voter:
         self._grader.close()
 
 
-def settles(certainty: float, kind: VoteKind) -> SettledBy:
-    """Whether the majority is that certain.
+def settles(certainty: float, kind: VoteKind, stops: Seq[str]) -> SettledBy:
+    """Whether the majority is that certain, texts cut at `stops`.
 
     It is asked while all trees wait, so that equal answers are those that cheap rules see as equal.
     """
 
     def is_settled(texts: Seq[str]) -> bool:
-        answers, are_whole = answers_in(texts, kind)
+        answers, are_whole = answers_in([cut(text, stops)[0] for text in texts], kind)
         groups = _grouped(answers, str.__eq__ if are_whole else lambda a, b: same_answer(a, b) is True)
         return majority_certainty(groups) >= certainty
 
