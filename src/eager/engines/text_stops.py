@@ -12,8 +12,9 @@ _TOKENS_PER_CHARACTER = 4  # a byte each, at most
 
 
 class TextStops(Engine):
-    """`engine` in all else. A sequence whose own text holds one of its request's `stop_texts` ends there ("stop").
+    """`engine`, which is driven through this alone.
 
+    A sequence whose own text holds one of its request's `stop_texts` ends there ("stop").
     The token that completes the text is delivered. One that is completed by a token which a branch put there is seen
     with the next.
     """
@@ -64,10 +65,6 @@ class TextStops(Engine):
     def shutdown(self) -> None:
         super().shutdown()
         self._engine.shutdown()
-
-    def take_for(self, driver: object) -> None:
-        self._engine.take_for(driver)
-        super().take_for(driver)
 
     def _stopped(self, delta: Delta) -> Delta:
         """The delta, cut behind the token that completes a stop text."""

@@ -175,6 +175,9 @@ class _Keyed:
 
 async def _body(request: Request, most: int) -> Any:
     """The JSON that came. Raises ChatError; of what is too long nothing is kept, and the rest is read to be polite."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":  # which no page in a browser can send here without asking first
+        raise ChatError("the request is no JSON by its header: send Content-Type: application/json", 415)
     body, n_bytes = bytearray(), 0
     async for chunk in request.stream():
         n_bytes += len(chunk)

@@ -23,6 +23,7 @@ _REFUSED = {
     "401": "no key",
     "404": "no such model",
     "413": "too long",
+    "415": "no JSON",
     "500": "failed",
     "503": "not now",
 }
