@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from eager.server.gateway import Settings
 
 _KEY = "EAGER_SERVER_KEY"  # not EAGER_API_KEY, which is the key to the servers behind engine openai
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # What eager run has and a server has not.
 _NOT_ASKED = (
     *("data_name", "experiments", "seed", "max_tokens", "output_dir", "data_path", "prompt_field", "target_field"),
@@ -138,30 +137,23 @@ def _serve(settings: Settings, options: dict[str, Any], given: dict[str, Any]) -
         stack.callback(engine.shutdown)
         for notice in engine.notices:
             _say(notice)
-        if settings.api_key is None and options["host"] not in _LOOPBACK:
+        if settings.api_key is None and not _is_loopback(bound):
             _say(f"whoever reaches this machine may use the server: set {_KEY} to a key that clients must give")
         _run(engine, settings, bound, options)
 
 
 def _run(engine: Engine, settings: Settings, bound: socket.socket, options: dict[str, Any]) -> None:
-    """Answer until a signal comes, which uvicorn takes as the wish to end and then hands on."""
-    import uvicorn
-
+    """Answer until a signal comes."""
     from eager.server.gateway import Gateway
     from eager.server.host import Host
+    from eager.server.listening import listen
 
     host = Host(engine, options["served_model_name"])
-    config = uvicorn.Config(
-        Gateway(host, settings).app(),
-        log_level="warning",
-        server_header=False,
-        timeout_graceful_shutdown=options["drain_seconds"],
-    )
     address, port = bound.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
-    _say(f"serving {host.model_name} at http://{shown}:{port}/v1; Ctrl-C ends it")
+    ready = f"serving {host.model_name} at http://{shown}:{port}/v1; Ctrl-C ends it"
     try:
-        uvicorn.Server(config).run(sockets=[bound])
+        listen(Gateway(host, settings).app(), bound, options["drain_seconds"], lambda: _say(ready))
     except Stopped as stop:
         stop.advice = "the same command serves again"
         raise
@@ -181,6 +173,12 @@ def _bound(host: str, port: int) -> socket.socket:
         raise click.ClickException(
             f"cannot listen at {host}, port {port} ({error.strerror}): give another --host or --port"
         ) from None
+
+
+def _is_loopback(bound: socket.socket) -> bool:
+    from ipaddress import ip_address
+
+    return ip_address(bound.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def _say(sentence: str) -> None:

@@ -40,7 +40,7 @@ def _post(operation: Operation, model_name: str) -> dict[str, Any]:
     schema = body_schema(operation)
     schema["properties"] = {**schema["properties"], "model": {"enum": [model_name]}}
     answer = {"type": "object", "required": ["id", "object", "created", "model", "choices", "usage"]}
-    content = {"application/json": {"schema": answer}, "text/event-stream": {"schema": {"type": "string"}}}
+    content = {"application/json": {"schema": answer}, "text/event-stream": {}}
     return {
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
         "responses": {"200": {"description": "the answer", "content": content}, **_refusals()},
