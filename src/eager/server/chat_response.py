@@ -42,7 +42,7 @@ class ChatResponse(UntilGone):
         self._form = form
         self._is_stream = is_stream
         self._on_end = on_end
-        self._status = GONE
+        self._status = 500  # unless it comes to an end
         self._spent: Spent | None = None
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,7 +56,7 @@ class ChatResponse(UntilGone):
             await response(scope, receive, send)
 
     def leave(self) -> None:
-        self._on_end(self._status, self._spent)
+        self._on_end(GONE if self.is_gone else self._status, self._spent)
 
     async def _whole(self) -> JSONResponse:
         came = [item async for item in self._news if not isinstance(item, Alive)]

@@ -12,7 +12,9 @@ from starlette.types import Receive, Scope, Send
 
 
 class UntilGone(Response):  # type: ignore[misc] # starlette is not followed by the type checker
-    """`answer` is cancelled when the client is gone; `leave` comes after it, however it ended."""
+    """`answer` is cancelled when the client `is_gone`; `leave` comes after it, however it ended."""
+
+    is_gone = False
 
     @abstractmethod
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -26,7 +28,8 @@ class UntilGone(Response):  # type: ignore[misc] # starlette is not followed by 
         watching = asyncio.create_task(_until_gone(receive))
         try:
             await asyncio.wait({answering, watching}, return_when=asyncio.FIRST_COMPLETED)
-            if answering.done():
+            self.is_gone = not answering.done()
+            if not self.is_gone:
                 answering.result()
         finally:
             answering.cancel()
