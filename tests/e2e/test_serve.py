@@ -3,9 +3,11 @@
 import asyncio
 import http.client
 import json
+import re
 import socket
 import time
 from collections import Counter
+from pathlib import Path
 
 import needs
 import pytest
@@ -408,6 +410,17 @@ def test_an_engine_that_breaks_is_told_and_tried_again():
         engine._steps_left = None
         assert ask(running).choices
         assert get(running, "/health")[0] == 200
+
+
+def test_the_pages_snippet_runs(running, capsys):
+    """docs/serving.md shows what the official client does, here with the scripted model."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    snippet = snippet.replace("http://127.0.0.1:8000", running.url).replace('"demo"', '"chain"')
+    exec(compile(snippet, "docs/serving.md", "exec"), {})
+    shown = capsys.readouterr().out
+    assert "n_votes" in shown
+    assert "CompletionUsage" in shown
 
 
 def test_metrics_count_what_was_answered():
