@@ -104,7 +104,7 @@ def test_an_open_server_without_a_key_is_warned_of(monkeypatch, host, key, is_wa
     [
         (("--max_sequences", "500"), "above --most_sequences"),
         (("--entropy_threshold", "4"), "entropy_threshold must be in"),
-        (("--settle", "0.2"), "settle must be in"),
+        (("--settle", "0.2"), "settle must be above"),
         (("--engine", "nothing"), "unknown engine"),
         (("--engine_option", "api_key=k"), "EAGER_API_KEY"),
     ],

@@ -137,7 +137,7 @@ BAD = [
     ({"eager": {"entropy_threshold": 3.1}}, "eager.entropy_threshold"),
     ({"eager": {"branch_rule": "top3"}}, "eager.branch_rule"),
     ({"eager": {"select": "best"}}, "eager.select"),
-    ({"eager": {"settle": 2}}, "eager.settle"),
+    ({"eager": {"settle": 1}}, "eager.settle"),
     ({"eager": {}, "n": 2}, "n"),
     ({"eager": {}, "logprobs": True, "top_logprobs": 1}, "top_logprobs"),
 ]

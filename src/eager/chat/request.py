@@ -36,8 +36,8 @@ class TreeAsked:
     settle: float | None = None
 
     def __post_init__(self) -> None:
-        if self.settle is not None and not 0.5 <= self.settle <= 1:
-            raise ValueError(f"settle must be in [0.5, 1], got {self.settle!r}")
+        if self.settle is not None and not 0.5 < self.settle < 1:
+            raise ValueError(f"settle must be above 0.5 and below 1, got {self.settle!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,11 @@ _STOP = Kind(
     lambda value: _is_text(value) and 1 <= len(value) <= _MAX_STOP_CHARACTERS,
     {"type": "string", "minLength": 1, "maxLength": _MAX_STOP_CHARACTERS},
 )
+_CERTAINTY = Kind(
+    "a number above 0.5 and below 1",
+    lambda value: number(0.5, 1).fits(value) and value not in (0.5, 1),
+    {"type": "number", "exclusiveMinimum": 0.5, "exclusiveMaximum": 1},
+)
 _ANYTHING = Kind("anything", lambda value: True, {})
 
 
@@ -82,7 +87,7 @@ EAGER = {
     **{name: Field(field.kind, _LEFT_OUT) for name, field in RULES.items()},
     "select": Field(one_of(*get_args(Select)), _LEFT_OUT),
     "vote": Field(one_of(*get_args(VoteKind)), _LEFT_OUT),
-    "settle": Field(or_null(number(0.5, 1)), _LEFT_OUT),
+    "settle": Field(or_null(_CERTAINTY), _LEFT_OUT),
 }
 """What is left out is as the server has it."""
 
