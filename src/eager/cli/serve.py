@@ -137,6 +137,8 @@ def _serve(settings: Settings, options: dict[str, Any], given: dict[str, Any]) -
         stack.callback(engine.shutdown)
         for notice in engine.notices:
             _say(notice)
+        if engine.whole_trees is not None:
+            _say("the servers behind it have EAGer's plugin, and answer faster when they are asked themselves")
         if settings.api_key is None and not _is_loopback(bound):
             _say(f"whoever reaches this machine may use the server: set {_KEY} to a key that clients must give")
         _run(engine, settings, bound, options)
