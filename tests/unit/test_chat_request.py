@@ -113,6 +113,8 @@ BAD = [
     ({"temperature": 2.5}, "temperature"),
     ({"temperature": float("nan")}, "temperature"),
     ({"temperature": True}, "temperature"),
+    ({"temperature": 10**400}, "temperature"),
+    ({"seed": 10**400}, "seed"),
     ({"top_p": 0}, "top_p"),
     ({"n": 0}, "n"),
     ({"n": 129}, "n"),

@@ -42,7 +42,9 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return _is_whole(value)  # of any size: comparing asks for no float
 
 
 def whole(least: int, most: int = LARGEST_COUNT) -> Kind:
