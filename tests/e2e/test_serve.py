@@ -208,20 +208,30 @@ def test_the_majority_answers_as_one_choice(running):
 
 @pytest.mark.parametrize("select", ["majority", "first", "all"])
 def test_a_streamed_tree_tells_its_choices_whole(running, select):
-    """The same choices, in one piece each, and what the tree took in the last chunk."""
+    """The same choices, in one piece each, and what the tree took in the last chunk, for who asks for that."""
     block = {"eager": {**EAGER, "select": select}}
     whole = ask(running, extra_body=block)
-    chunks = list(ask(running, extra_body=block, stream=True))
+    assert all(chunk.choices for chunk in ask(running, extra_body=block, stream=True))
+    chunks = list(ask(running, extra_body=block, stream=True, stream_options={"include_usage": True}))
     told = [c.choices[0] for c in chunks if c.choices and c.choices[0].finish_reason]
     assert [choice.delta.content for choice in told] == [choice.message.content for choice in whole.choices]
     assert [choice.eager for choice in told] == [choice.eager for choice in whole.choices]
-    assert chunks[-1].eager == whole.eager
+    assert (chunks[-1].eager, chunks[-1].usage) == (whole.eager, whole.usage)
 
 
 def test_the_first_is_the_first(running):
     """Sequence 0, which no branch gave birth to."""
     answer = ask(running, extra_body={"eager": {**EAGER, "select": "first"}})
     assert answer.choices[0].message.content == tree_of_engine().sequences[0].text
+
+
+def test_a_tree_may_end_with_its_first_sequence_that_is_done(running):
+    """What was cut then is no answer; the shortest of the whole tree is."""
+    block = {**EAGER, "select": "first", "stop_after": 1}
+    answer = ask(running, extra_body={"eager": block})
+    shortest = min(tree_of_engine().sequences, key=lambda sequence: len(sequence.token_ids))
+    assert answer.choices[0].message.content == shortest.text
+    assert answer.usage.completion_tokens < tree_of_engine().n_tokens
 
 
 def test_log_probabilities_of_trees_cover_shared_tokens(running):

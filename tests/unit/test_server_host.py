@@ -138,6 +138,25 @@ def test_a_lost_engine_refuses_at_once():
     assert [str(outcome) for outcome in on_host(work, Lost("chain"))] == ["the engine is gone"] * 5
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_mistake_in_an_engine_lets_nobody_wait_for_ever():
+    """Its thread has ended: who waits, and whoever comes later, is told."""
+
+    class Mistaken(ScriptedEngine):
+        def step(self):
+            raise ZeroDivisionError
+
+    async def work(host):
+        for _ in range(2):
+            with pytest.raises(EngineError, match="has ended"):
+                await asyncio.wait_for(events_of(host, job(1)), 10)
+        with pytest.raises(EngineError, match="has ended"):
+            await asyncio.wait_for(host.encode("words"), 10)
+        assert host.trouble is not None
+
+    on_host(work, Mistaken("chain"))
+
+
 def test_what_the_model_cannot_read_is_the_requests_fault():
     """An id outside the vocabulary is no failure of the engine."""
 

@@ -73,11 +73,10 @@ class Form:
         return [*found, self._chunk({"index": piece.index, "delta": delta, **rest})]
 
     def last_chunks(self, spent: Spent) -> list[dict[str, Any]]:
-        """After the last piece: what it took, where that was asked for or is a tree's."""
-        cost = self._cost(spent)
+        """After the last piece: what it took, where that was asked for; others look for a choice in every chunk."""
         if not self._asked.include_usage:
-            cost.pop("usage")
-        return [{**self._head, "object": self._chunk_name, "choices": [], **cost}] if cost else []
+            return []
+        return [{**self._head, "object": self._chunk_name, "choices": [], **self._cost(spent)}]
 
     def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
         usage = {"usage": None} if self._asked.include_usage else {}

@@ -43,7 +43,7 @@ class Host:
         self._generator = Generator(self._engine)
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._drive, name="eager-engine", daemon=True)
-        self._is_over = self._is_lost = False
+        self._is_over = self._is_lost = self._has_ended = False
         self._n_steps = 0
         # The thread's: who hears of which job, by the job's id. The loop's: all of them.
         self._by_job: dict[int, _Inbox] = {}
@@ -84,8 +84,8 @@ class Host:
     ) -> AsyncGenerator[Event, None]:
         inbox = _Inbox(job, settled_by, tells_tokens=tell_tokens)
         self._inboxes.add(inbox)
-        self._commands.put(partial(self._begin, inbox))
         try:
+            self._command(partial(self._begin, inbox))
             while not inbox.is_done:
                 for event in await inbox.take():
                     if isinstance(event, EngineError):
@@ -98,11 +98,17 @@ class Host:
 
     async def _call(self, work: Callable[[], _T]) -> _T:
         """What `work` returns or raises, done between two steps."""
-        if not self._thread.is_alive():
-            raise EngineError(self.trouble or "the server has ended")
         future: asyncio.Future[_T] = self._loop.create_future()
-        self._commands.put(partial(self._work, work, future))
+        self._command(partial(self._work, work, future))
         return await future
+
+    def _command(self, command: Callable[[], None]) -> None:
+        """Have the thread do it. Raises EngineError where that has ended: looked at afterwards, as its last act is to
+        do what it was told before.
+        """
+        self._commands.put(command)
+        if self._has_ended:
+            raise EngineError(self.trouble or "the server has ended")
 
     async def _beat_on(self) -> None:
         """Tell of silent requests that they live, while the engine does; and try an engine that has failed."""
@@ -128,7 +134,7 @@ class Host:
                 if self._generator.has_work:
                     self._step()
         finally:  # also where there is a mistake in this program
-            self._is_lost = True
+            self._is_lost = self._has_ended = True
             self._fail(self.trouble or "the server has ended")
             while not self._commands.empty():  # else who asked would wait for ever
                 self._commands.get()()
