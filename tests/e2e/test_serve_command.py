@@ -16,7 +16,11 @@ needs.package("starlette", "serve")
 needs.package("prometheus_client", "serve")
 openai = needs.package("openai", "dev")
 
+from eager.chat import Defaults, TreeAsked  # noqa: E402
 from eager.cli import main  # noqa: E402
+from eager.cli.serve import _settings, command  # noqa: E402
+from eager.server.gateway import Settings  # noqa: E402
+from eager.types import BranchConfig, SamplingParams  # noqa: E402
 
 SCRIPTED = ("serve", "--engine", "scripted", "--model_name", "chain", "--port", "0")
 MESSAGES = [{"role": "user", "content": "how many apples?"}]
@@ -114,6 +118,20 @@ def test_what_is_out_of_range_is_said_before_anything_starts(arguments, sentence
     result = said_by(*arguments)
     assert result.exit_code == 2
     assert sentence in result.output
+
+
+def test_the_options_are_what_requests_get_that_do_not_say_otherwise(monkeypatch):
+    """Rules, selection and sampling; with --select plain a block that says nothing of it has the majority's answer."""
+    monkeypatch.setenv("EAGER_SERVER_KEY", "k")
+    rules = ["--max_sequences", "4", "--entropy_threshold", "1.5", "--threshold_percentile", "none"]
+    others = ["--select", "all", "--vote", "choice", "--settle", "0.9", "--temperature", "0.7", "--top_p", "0.9"]
+    bounds = ["--budget_sequences_per_request", "2", "--most_sequences", "16", "--most_requests", "9"]
+    given = command.make_context("serve", [*SCRIPTED[1:], *rules, *others, *bounds]).params
+    tree = TreeAsked(BranchConfig(4, 1.5), "all", "choice", 0.9)
+    defaults = Defaults(tree, is_plain=False, sampling=SamplingParams(0.7, 0.9), most_sequences=16)
+    assert _settings(given) == Settings(defaults, sequences_per_request=2, most_requests=9, api_key="k")
+    plain = _settings(command.make_context("serve", [*SCRIPTED[1:]]).params).defaults
+    assert (plain.is_plain, plain.tree.select, plain.sampling.temperature) == (True, "majority", 1.0)
 
 
 def test_the_servers_key_is_in_no_list_of_processes():
