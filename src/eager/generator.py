@@ -7,7 +7,7 @@ and cancelling jobs as it likes. `run()` is such a loop for those who want finis
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence as Seq
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -35,12 +35,14 @@ class Step:
 
     A branch comes as it happens: under `sample` its `new_id` is still to be drawn. A sequence in `ended` has all its
     tokens, though its tree may go on. A tree in `finished` has all its sequences. Of a tree that ends early there may
-    have been told branches and tokens that ran ahead of its end: the finished tree lacks them.
+    have been told branches and tokens that ran ahead of its end: the finished tree lacks them. `decoded` is what the
+    engine gave for each tree, by the numbers of its sequences: where a tree branches, it may take some of it back.
     """
 
     branches: list[tuple[TreeJob, Branch]] = field(default_factory=list)
     ended: list[tuple[TreeJob, int, SequenceResult]] = field(default_factory=list)
     finished: list[tuple[TreeJob, Generation]] = field(default_factory=list)
+    decoded: list[tuple[TreeJob, Seq[tuple[int, Delta]]]] = field(default_factory=list)
 
 
 class _Tree:
@@ -66,6 +68,8 @@ class _Tree:
             seed=sequence_seed(job.seed, job.prompt_index, job.first_sequence + action.seq),
             parent=None if action.parent is None else self.base + action.parent,
             monitor=action.monitor,
+            n_prompt=len(job.prompt_ids),
+            stop_texts=job.stop_texts,
         )
 
 
@@ -135,6 +139,7 @@ class Generator:
             self.progress.waiting = self._engine.waiting
             # 3. Let the trees branch; take out the finished ones.
             for tree, deltas in touched.items():
+                step.decoded.append((tree.job, deltas))
                 self._apply(tree, tree.brancher.observe(deltas), step)
                 if tree.brancher.is_done:
                     self._forget(tree)

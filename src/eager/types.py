@@ -130,7 +130,8 @@ class TreeJob:
     start: 1 for EAGer, `max_sequences` for the parallel baseline, which then has nothing left to branch for.
     `first_sequence` numbers the tree's sequences among all of the prompt's: a later tree on the same prompt
     continues the count, so that it draws anew. With `record_entropies` a tree is monitored to its end, whether it can
-    still branch or not.
+    still branch or not. A sequence ends, too, where its text holds one of `stop_texts`, on an engine that is asked for
+    that (`eager.engines.text_stops`).
     """
 
     prompt_index: int
@@ -142,6 +143,7 @@ class TreeJob:
     n_roots: int = 1
     first_sequence: int = 0
     record_entropies: bool = False
+    stop_texts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n_prompt, n_most = len(self.prompt_ids), self.config.max_sequences
@@ -155,7 +157,8 @@ class Request:
     """One sequence for an engine to decode, from exactly `token_ids`: at least one, fewer than `max_length`.
 
     `parent` names a sequence that holds a prefix of `token_ids`, which may be `seq_id` itself: a hint for sharing the
-    KV cache. `monitor` asks for the entropy and the K best of every token.
+    KV cache. `monitor` asks for the entropy and the K best of every token. The first `n_prompt` ids are the prompt;
+    they and `stop_texts` are for `eager.engines.text_stops`: engines by themselves look at no text.
     """
 
     seq_id: int
@@ -165,6 +168,8 @@ class Request:
     seed: int
     parent: int | None = None
     monitor: bool = True
+    n_prompt: int = 0
+    stop_texts: tuple[str, ...] = ()
 
 
 class Token(NamedTuple):

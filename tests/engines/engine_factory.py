@@ -86,6 +86,7 @@ def check_shut(engine: Engine, ids: list[int]) -> None:
         lambda: engine.open(Request(1, ids, SamplingParams(), len(ids) + 5, seed=1)),
         engine.step,
         lambda: engine.encode_chat([{"role": "user", "content": "Why?"}]),
+        lambda: engine.encode("Why?"),
         lambda: engine.decode(ids),
     )
     for use in uses:

@@ -366,6 +366,15 @@ def test_multilingual_and_special_text_survives(engine):
     assert engine.stops.stop_ids
 
 
+def test_a_bare_text_survives(engine):
+    """encode puts no template around it: decode gives it back, behind what the model wants texts to begin with."""
+    ids = engine.encode("Once upon a time, 世界")
+    assert ids
+    assert len(ids) < len(ask(engine, "Once upon a time, 世界")) or engine.name == "scripted"
+    if engine.name != "scripted":  # whose tokenizer is a hash of words
+        assert engine.decode(ids).endswith("Once upon a time, 世界")
+
+
 def test_versions_name_what_the_results_depend_on(engine):
     """Every real engine says which version of its library it ran."""
     assert engine.name == "scripted" or any(engine.versions().values())

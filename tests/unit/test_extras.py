@@ -120,6 +120,11 @@ CASES = {
     "math_verify, listed": ("math_verify", lambda _: said_by("tasks")),
     "ijson": ("ijson", recap_of_files),
     "scipy": ("scipy", lambda _: without_scipy()),
+    "starlette": ("starlette", lambda _: said_by("serve", "--model_name", "chain", "--engine", "scripted")),
+    "uvicorn": ("uvicorn", lambda _: said_by("serve", "--model_name", "chain", "--engine", "scripted")),
+    "prometheus_client": ("prometheus_client", lambda _: said_by(
+        "serve", "--model_name", "chain", "--engine", "scripted"
+    )),
     "jinja2": ("jinja2", lambda folder: said_by("report", folder)),
     "matplotlib": ("matplotlib", lambda folder: said_by("report", folder)),
 }  # fmt: skip

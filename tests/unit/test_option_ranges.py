@@ -48,8 +48,9 @@ OPTIONS = [pytest.param(*item, id=f"{item[0]}-{item[1].name}") for item in numer
 def refusal(tmp_path, command: str, option: click.Option, value: str) -> str:
     """What the command says to this value: one line, exit code 2, and nothing but usage before it."""
     (tmp_path / "folder").mkdir(exist_ok=True)
-    needed = ["--engine", "scripted", "--model_name", "chain", "--data_name", "demo"]
-    arguments = needed if command in ("run", "calibrate") else [str(tmp_path / "folder")]
+    model = ["--engine", "scripted", "--model_name", "chain"]
+    needed = {"run": [*model, "--data_name", "demo"], "calibrate": [*model, "--data_name", "demo"], "serve": model}
+    arguments = needed.get(command, [str(tmp_path / "folder")])
     done = CliRunner().invoke(main, [command, *arguments, f"{option.opts[0]}={value}"])
     assert done.exit_code == 2, done.output
     error = done.output.split("Error: ")[1]

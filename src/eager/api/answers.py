@@ -48,9 +48,13 @@ def vote(
         raise ApiError("programs cannot be compared: vote over answers of kind 'math' or 'choice'")
     answers = [_answer(sequence, kind, fallback) for sequence in tree.sequences]
     if grader is not None:
-        return _counted(answers, Regrader(grader))
+        return _voted(answers, Regrader(grader))
     with MathGrader() as own:
-        return _counted(answers, Regrader(own))
+        return _voted(answers, Regrader(own))
+
+
+def _voted(answers: Seq[str | None], regrader: Regrader) -> Vote:
+    return counted(answers, regrader.group(answers), regrader.fallback)
 
 
 def _answer(sequence: Sequence, kind: AnswerKind, fallback: Fallback) -> str | None:
@@ -58,8 +62,8 @@ def _answer(sequence: Sequence, kind: AnswerKind, fallback: Fallback) -> str | N
     return extract_answer(sequence.text, kind, fallback, strict=True) if is_whole else None
 
 
-def _counted(answers: Seq[str | None], regrader: Regrader) -> Vote:
-    groups = regrader.group(answers)
+def counted(answers: Seq[str | None], groups: Seq[int | None], problem: str | None = None) -> Vote:
+    """The vote among answers whose classes are known."""
     leading = leading_groups(GradedPrompt((None,) * len(groups), tuple(groups)))
     votes = Counter(group for group in groups if group is not None)
     first = groups.index(leading[0]) if leading else None
@@ -72,7 +76,7 @@ def _counted(answers: Seq[str | None], regrader: Regrader) -> Vote:
         certainty=majority_certainty(groups),
         answers=tuple(answers),
         groups=tuple(groups),
-        problem=regrader.fallback,
+        problem=problem,
     )
 
 

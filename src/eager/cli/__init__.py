@@ -13,6 +13,7 @@ from eager.cli.ending import Command
 _COMMANDS = {
     "run": ("eager.cli.run", "Answer a set of problems four ways and see what each cost."),
     "calibrate": ("eager.cli.calibrate", "Say what entropy thresholds would cost, and which to take."),
+    "serve": ("eager.cli.serve", "Serve a model over OpenAI's interface, with trees for who asks for them."),
     "recap": ("eager.cli.recap", "Tables over the results in one or more folders."),
     "report": ("eager.cli.report", "One HTML page and plots over the results in one or more folders."),
     "replay": ("eager.cli.replay", "What fewer sequences or a higher threshold would have cost and scored."),

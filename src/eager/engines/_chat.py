@@ -14,7 +14,7 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from eager.engines.base import EngineError
+from eager.engines.base import EngineError, PromptError
 from eager.engines.options import ChatOptions
 from eager.errors import first_line
 from eager.types import Stops
@@ -76,16 +76,16 @@ def chat_identity(date: datetime | None) -> dict[str, str]:
 
 
 def encode_with(template: Callable[[], Seq[int]]) -> list[int]:
-    """The ids that `template` makes of a chat. Raises EngineError where it refuses the chat or makes nothing of it."""
+    """The ids that `template` makes of a chat. Raises PromptError where it refuses the chat or makes nothing of it."""
     try:
         ids = list(template())
     except _RAISED_BY_TEMPLATES as error:
-        raise EngineError(
+        raise PromptError(
             f"the chat template refuses the messages ({first_line(error)}): leave out --system_prompt or "
             "--chat_template_kwargs if it cannot take them, or give another --chat_template"
         ) from error
     if not ids:
-        raise EngineError("the chat template makes an empty prompt: give another --chat_template")
+        raise PromptError("the chat template makes an empty prompt: give another --chat_template")
     return ids
 
 

@@ -16,7 +16,7 @@ from eager.engines._gguf import cache_numbers, read_facts
 from eager.engines._hub_gguf import fetch, hub_name, parts_of
 from eager.engines._llama_library import Jinja2ChatFormatter, llama_cpp, made
 from eager.engines._model_files import local
-from eager.engines.base import EngineError
+from eager.engines.base import EngineError, PromptError
 from eager.engines.options_llama_cpp import CACHE_TYPES, LlamaCppOptions
 from eager.types import Stops
 from eager.words import one_line
@@ -92,7 +92,7 @@ class LlamaModel:
         buffer = (llama_cpp.llama_token * size)()
         n_tokens = llama_cpp.llama_tokenize(self.vocab, raw, len(raw), buffer, size, False, True)
         if n_tokens < 0:
-            raise EngineError(f"the model's tokenizer refuses a text of {len(raw)} bytes")
+            raise PromptError(f"the model's tokenizer refuses a text of {len(raw)} bytes")
         return list(buffer[:n_tokens])
 
     def encode_chat(self, messages: Seq[Mapping[str, str]]) -> list[int]:
@@ -101,6 +101,10 @@ class LlamaModel:
     def _encode_chat(self, messages: Seq[Mapping[str, str]]) -> list[int]:
         plain = [dict(message) for message in messages]
         text = self._formatter(messages=plain, **(self._options.chat_template_kwargs or {})).prompt
+        return self.begun(text)
+
+    def begun(self, text: str) -> list[int]:
+        """Ids of `text` as the beginning of all that the model reads."""
         ids = self.encode(text)
         # Of what the model wants around a text only the beginning: an end would end the prompt before the answer.
         wants_bos = llama_cpp.llama_vocab_get_add_bos(self.vocab) and not (self._bos and text.startswith(self._bos))

@@ -18,7 +18,7 @@ from eager.engines._chat import (
 from eager.engines._model_files import local
 from eager.engines._openai_faults import RefusalError
 from eager.engines._openai_probe import Facts
-from eager.engines.base import EngineError
+from eager.engines.base import EngineError, PromptError
 from eager.engines.options_openai import OpenAIOptions
 from eager.errors import first_line
 from eager.types import Stops
@@ -36,6 +36,8 @@ class Text(Protocol):
     stops: Stops
 
     def encode_chat(self, messages: Seq[Mapping[str, str]]) -> list[int]: ...
+
+    def encode(self, text: str) -> list[int]: ...
 
     def decode(self, token_ids: Seq[int]) -> str: ...
 
@@ -65,6 +67,12 @@ class ServerText:
     def encode_chat(self, messages: Seq[Mapping[str, str]]) -> list[int]:
         body = {"messages": [dict(message) for message in messages], "add_generation_prompt": True, **self._chat}
         return encode_with(lambda: self._tokenize(body))
+
+    def encode(self, text: str) -> list[int]:
+        try:
+            return self._tokenize({"prompt": text})
+        except ValueError as error:
+            raise PromptError(f"the server does not encode the text: {error}") from None
 
     def decode(self, token_ids: Seq[int]) -> str:
         try:
@@ -147,6 +155,10 @@ class LocalText:
                 plain, add_generation_prompt=True, tokenize=True, return_dict=False, **self._chat
             )
         )
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text)
+        return ids
 
     def decode(self, token_ids: Seq[int]) -> str:
         text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 
-from eager.engines.base import EngineError
+from eager.engines.base import PromptError
 from eager.types import Delta, Request
 
 
@@ -14,10 +14,10 @@ def failed(n_tokens: int, reason: str) -> str:
 
 
 def check_ids(ids: Seq[int], n_vocab: int) -> None:
-    """Raises EngineError where an id has no text: native tokenizers end the process at one that they do not know."""
+    """Raises PromptError where an id has no text: native tokenizers end the process at one that they do not know."""
     reason = _foreign(ids, n_vocab) if ids else None
     if reason is not None:
-        raise EngineError(f"the tokens have no text: {reason}")
+        raise PromptError(f"the tokens have no text: {reason}")
 
 
 def _foreign(ids: Seq[int], n_vocab: int) -> str | None:

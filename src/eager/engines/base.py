@@ -19,6 +19,10 @@ class EngineLostError(EngineError):
     """The engine is lost for good: whatever is tried on it again fails, too."""
 
 
+class PromptError(EngineError):
+    """The model cannot take this prompt, whatever else it can."""
+
+
 class TreeSource(Protocol):
     """Grows whole trees somewhere else; of each it tells events, the finished tree last."""
 
@@ -101,11 +105,18 @@ class Engine(ABC):
 
     @abstractmethod
     def encode_chat(self, messages: Seq[Mapping[str, str]]) -> list[int]:
-        """The ids of a conversation (`role`, `content`) in the model's chat template, ready for the answer."""
+        """The ids of a conversation (`role`, `content`) in the model's chat template, ready for the answer.
+
+        Raises PromptError where the template refuses it.
+        """
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """The ids of a bare text, begun as the model wants its texts to begin. Raises PromptError, as `encode_chat`."""
 
     @abstractmethod
     def decode(self, token_ids: Seq[int]) -> str:
-        """The text of `token_ids`, special tokens written out. EngineError where an id is outside the vocabulary."""
+        """The text of `token_ids`, special tokens written out. PromptError where an id is outside the vocabulary."""
 
     def versions(self) -> dict[str, str]:
         """Versions of what the results depend on, for the record."""
@@ -121,7 +132,7 @@ class Engine(ABC):
     def shutdown(self) -> None:
         """Give back memory and processes, and close what is open; a second time it does nothing.
 
-        Afterwards `open`, `step`, `encode_chat` and `decode` raise EngineError, and the rest does nothing.
+        Afterwards `open`, `step`, `encode_chat`, `encode` and `decode` raise EngineError, and the rest does nothing.
         """
         self.is_shut = True
 

@@ -130,6 +130,10 @@ class LlamaCppEngine(Engine):
         self._refuse_if_shut()
         return self._model.encode_chat(messages)
 
+    def encode(self, text: str) -> list[int]:
+        self._refuse_if_shut()
+        return self._model.begun(text)
+
     def decode(self, token_ids: Seq[int]) -> str:
         self._refuse_if_shut()
         check_ids(token_ids, self._model.n_vocab)

@@ -30,7 +30,7 @@ from eager.engines.options_openai import OpenAIOptions
 from eager.types import Delta, Request, Token
 
 _MOST_REMEMBERED = 1 << 16  # sequences, for the trees that they are of
-_HEARTBEAT = 1.0  # seconds after which a step that has nothing to tell returns, so that a display can move
+_HEARTBEAT = 0.2  # seconds after which a step that has nothing to tell returns, so that others have their turn
 
 
 class OpenAIEngine(Engine):
@@ -119,6 +119,10 @@ class OpenAIEngine(Engine):
     def encode_chat(self, messages: Seq[Mapping[str, str]]) -> list[int]:
         self._refuse_if_shut()
         return self._text.encode_chat(messages)
+
+    def encode(self, text: str) -> list[int]:
+        self._refuse_if_shut()
+        return self._text.encode(text)
 
     def decode(self, token_ids: Seq[int]) -> str:
         self._refuse_if_shut()

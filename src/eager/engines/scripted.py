@@ -130,11 +130,12 @@ class ScriptedEngine(Engine):
         return "length" if len(sequence.tokens) >= sequence.request.max_length else None
 
     def encode_chat(self, messages: Seq[Mapping[str, str]]) -> list[int]:
+        return [i for message in messages for i in self.encode(message["content"])] or [_FIRST_PROMPT_ID]
+
+    def encode(self, text: str) -> list[int]:
         self._refuse_if_shut()
         # Ids beyond the vocabulary: one a word, so that long prompts are long.
-        return [_FIRST_PROMPT_ID + sum(word.encode()) % 997 for m in messages for word in m["content"].split()] or [
-            _FIRST_PROMPT_ID
-        ]
+        return [_FIRST_PROMPT_ID + sum(word.encode()) % 997 for word in text.split()]
 
     def decode(self, token_ids: Seq[int]) -> str:
         self._refuse_if_shut()

@@ -141,6 +141,11 @@ class VLLMEngine(Engine):
             )
         )
 
+    def encode(self, text: str) -> list[int]:
+        self._refuse_if_shut()
+        ids: list[int] = self._tokenizer.encode(text)
+        return ids
+
     def decode(self, token_ids: Seq[int]) -> str:
         self._refuse_if_shut()
         check_ids(token_ids, max(self._n_vocab, len(self._tokenizer)))

@@ -82,6 +82,11 @@ class MathGrader:
         except StartError as error:
             raise _unavailable(error) from None
 
+    def forget(self) -> None:
+        """Compare anew what has been compared: for those who would else remember for ever."""
+        self._outcomes.clear()
+        self._suspects.clear()
+
     def close(self) -> None:
         """End the worker, after the comparison under way. Later comparisons start a new one."""
         self._worker.kill()

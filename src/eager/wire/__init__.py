@@ -23,7 +23,7 @@ from eager.wire.messages import (
     read_request,
     request_json,
 )
-from eager.wire.tables import MAX_SEQUENCES, schemas
+from eager.wire.tables import MAX_SEQUENCES, RULES, schemas
 
 ABOUT_PATH = "/v1/eager"
 TREES_PATH = "/v1/eager/trees"
@@ -32,6 +32,7 @@ TREES_PATH = "/v1/eager/trees"
 __all__ = [
     "ABOUT_PATH",
     "MAX_SEQUENCES",
+    "RULES",
     "TREES_PATH",
     "VERSION",
     "About",

@@ -17,6 +17,10 @@ LARGEST_COUNT = (1 << 31) - 1
 class WireError(EagerError):
     """What came is not of this format, or does not answer what was asked; the message names the field."""
 
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
 
 class Kind(NamedTuple):
     """What a value must be."""
@@ -38,7 +42,9 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return _is_whole(value)  # of any size: comparing asks for no float
 
 
 def whole(least: int, most: int = LARGEST_COUNT) -> Kind:
@@ -115,12 +121,12 @@ def read(data: Any, table: Mapping[str, Field], what: str, *, is_open: bool = Tr
         raise WireError(f"{what} has version {shown(data.get('version'))}, and this is version {VERSION}")
     unknown = [] if is_open else sorted(map(str, data.keys() - table.keys()))
     if unknown:
-        raise WireError(f"{what} has no field '{one_line(unknown[0], 40)}': it has {', '.join(table)}")
+        raise WireError(f"{what} has no field '{one_line(unknown[0], 40)}': it has {', '.join(table)}", unknown[0])
     for name, field in table.items():
         if name not in data and field.default is MISSING:
-            raise WireError(f"{what} lacks its field '{name}'")
+            raise WireError(f"{what} lacks its field '{name}'", name)
         if name in data and not field.kind.fits(data[name]):
-            raise WireError(f"{name} of {what} must be {field.kind.wanted}, got {shown(data[name])}")
+            raise WireError(f"{name} of {what} must be {field.kind.wanted}, got {shown(data[name])}", name)
     return {name: data.get(name, field.default) for name, field in table.items()}
 
 
