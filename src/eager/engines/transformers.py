@@ -60,7 +60,8 @@ class _Rows:
         # Places before a row's first hold whatever is there: they are masked.
         columns = (torch.tensor(first, device=device)[:, None] + torch.arange(n_most, device=device)).clamp(min=0)
         layers = [
-            (_gathered(layer.keys, rows, columns), _gathered(layer.values, rows, columns)) for layer in self.cache.layers
+            (_gathered(layer.keys, rows, columns), _gathered(layer.values, rows, columns))
+            for layer in self.cache.layers
         ]
         return _Rows(owners, [n for _, n in places], DynamicCache(layers))
 
@@ -190,7 +191,6 @@ class TransformersEngine(Engine):
             sequence.recomputed += len(sequence.tokens) - 1 if is_again else 0
         return logits[wanted], rows.taken(sequences, [(row, rows.lengths[row]) for row in wanted])
 
-    @torch.no_grad()  # not inference_mode: what the model caches must stay fit for training
     def _forward(
         self, owners: list[_Sequence], tokens: list[list[int]], past: _Rows | None
     ) -> tuple[np.ndarray[Any, Any], _Rows]:
@@ -208,14 +208,15 @@ class TransformersEngine(Engine):
         positions = [
             [max(0, length + place - pad) for place in range(n_new)] for length, pad in zip(lengths, pads, strict=True)
         ]
-        answer = self._model(
-            input_ids=torch.tensor(ids, device=device),
-            attention_mask=torch.tensor(mask, device=device),
-            position_ids=torch.tensor(positions, device=device),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        with torch.no_grad():  # not inference_mode: what the model caches must stay fit for training
+            answer = self._model(
+                input_ids=torch.tensor(ids, device=device),
+                attention_mask=torch.tensor(mask, device=device),
+                position_ids=torch.tensor(positions, device=device),
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         logits: np.ndarray[Any, Any] = answer.logits[:, -1].float().cpu().numpy()
         return logits, _Rows(owners, [n + len(row) for n, row in zip(lengths, tokens, strict=True)], cache)
 
