@@ -51,9 +51,10 @@ def evaluated(folder: Path, **options: Any) -> dict[str, Any]:
     data = folder / "sums.jsonl"
     data.write_text("".join(json.dumps({"question": q, "answer": "2"}) + "\n" for q in QUESTIONS))
     (folder / "local_sums.yaml").write_text(TASK.format(data=data))
+    manager = TaskManager(include_path=str(folder), include_defaults=False)
     given = {"engine": "scripted", "model_name": "chain", "entropy_threshold": 1.5, "temperature": 1.0, **options}
     return lm_eval.simple_evaluate(
-        model="eager", model_args=given, tasks=["local_sums"], task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+        model="eager", model_args=given, tasks=["local_sums"], task_manager=manager,
         apply_chat_template=True, bootstrap_iters=0,
     )  # fmt: skip
 
