@@ -15,12 +15,8 @@ from eager.generator import Generator
 from eager.types import ENTROPY_TOP_K, TEMPERATURES, BranchConfig, Request, SamplingParams, Token, TreeJob
 
 SAMPLING = SamplingParams(temperature=0.8)
-TELL_ALL = (
-    "scripted",
-    "llama_cpp",
-    "vllm",
-    "transformers",
-)  # the log-probability of every drawn token; vLLM's V2 runner does not
+# The log-probability of every drawn token; vLLM's V2 runner does not.
+TELL_ALL = ("scripted", "llama_cpp", "vllm", "openai", "transformers")
 
 
 class Stream:
