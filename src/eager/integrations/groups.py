@@ -70,23 +70,21 @@ def draw_trees(
     progress: bool | OnProgress = False,
 ) -> list[Tree]:
     """The trees alone, of as many sequences as they have come to."""
-    trees = generate(
-        prompts,
-        engine=engine,
-        branching=draw.rules,
-        sampling=draw.sampling,
-        seed=draw.seed,
-        max_tokens=draw.max_tokens,
-        record_all=True,
-        progress=progress,
-    )
+    trees = _grown(prompts, draw, engine, progress)
     if grader is None:
-        return _sound(trees)
-    return _sound(allocate(_sound(trees), engine=engine, grader=grader, record_all=True, progress=progress))
+        return trees
+    return _sound(allocate(trees, engine=engine, grader=grader, record_all=True, progress=progress))
 
 
 def draw_parallel(prompts: Seq[Prompt], draw: Draw, engine: Engine) -> list[Group]:
     """The baseline: groups of independent samples."""
+    trees = _grown(prompts, draw, engine, parallel=True)
+    return [Group(tree, tuple(range(len(tree.sequences)))) for tree in trees]
+
+
+def _grown(
+    prompts: Seq[Prompt], draw: Draw, engine: Engine, progress: bool | OnProgress = False, parallel: bool = False
+) -> list[Tree]:
     trees = generate(
         prompts,
         engine=engine,
@@ -94,10 +92,11 @@ def draw_parallel(prompts: Seq[Prompt], draw: Draw, engine: Engine) -> list[Grou
         sampling=draw.sampling,
         seed=draw.seed,
         max_tokens=draw.max_tokens,
-        parallel=True,
+        parallel=parallel,
         record_all=True,
+        progress=progress,
     )
-    return [Group(tree, tuple(range(len(tree.sequences)))) for tree in _sound(trees)]
+    return _sound(trees)
 
 
 def shortages(used: Seq[int], n: int) -> dict[int, int]:

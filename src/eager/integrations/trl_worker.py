@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence as Seq
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -115,8 +115,8 @@ class EagerRolloutWorker:
     def _run(self) -> None:
         rows = self._rows()
         try:
-            for n_batch, batch in enumerate(iter(lambda: list(islice(rows, self._options.prompts_at_once)), [])):
-                self._draw(batch, n_batch)
+            for n_batch in count():
+                self._draw(list(islice(rows, self._options.prompts_at_once)), n_batch)
         except _StoppedError:
             return
 
