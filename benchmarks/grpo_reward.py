@@ -77,20 +77,26 @@ def trained(arm: str, seed: int, options: argparse.Namespace) -> list[dict[str, 
     """The reward on the other problems, and what had been generated for training by then, step by step."""
     import datasets
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
     n_groups = options.prompts
     rows = problems(n_groups * options.steps, 1000 + seed, options.most)
     rollout = rollout_of(arm, rows, options.threshold)
     found: list[dict[str, Any]] = []
+    taught = 0.0
 
-    class Noting(TrainerCallback):  # type: ignore[misc] # transformers is not followed by the type checker
-        """Keeps every measurement, and what was seen of the training since the last one."""
+    class Noting(TrainerCallback):
+        """Keeps every measurement, and how many groups had rewards that differ by then."""
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if "eval_reward" in (logs or {}):
-                found.append({"step": state.global_step, "tokens": rollout.n_tokens, "reward": logs["eval_reward"]})
+            nonlocal taught
+            seen = logs or {}
+            if "frac_reward_zero_std" in seen:
+                taught += n_groups * (1 - seen["frac_reward_zero_std"])
+            if "eval_reward" in seen:
+                counts = {"step": state.global_step, "tokens": rollout.n_tokens, "taught": round(taught)}
+                found.append({**counts, "reward": seen["eval_reward"]})
                 print(arm, seed, found[-1], flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -112,6 +118,7 @@ def trained(arm: str, seed: int, options: argparse.Namespace) -> list[dict[str, 
             rollout_func=rollout,
             callbacks=[Noting()],
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.evaluate()
         trainer.train()
     return found
@@ -132,8 +139,9 @@ def table(out: Path) -> str:
         runs[line["arm"], line["seed"]].append(line)
     common = min(found[-1]["tokens"] for found in runs.values())
     shown = [
-        f"| samples | runs | reward before | reward after | tokens | gained per 1,000 tokens | at {common:,} tokens |",
-        "|---|---|---|---|---|---|---|",
+        f"| samples | runs | groups that differ | tokens | reward before | after | gained per 1,000 tokens |"
+        f" after {common:,} tokens |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for arm in ARMS:
         own = [found for (name, _), found in runs.items() if name == arm]
@@ -147,7 +155,8 @@ def _cells(runs: Seq[Seq[dict[str, Any]]], common: int) -> list[str]:
     tokens = [found[-1]["tokens"] for found in runs]
     gained = [1000 * (b - a) / n for a, b, n in zip(first, last, tokens, strict=True)]
     at = [np.interp(common, [p["tokens"] for p in found], [p["reward"] for p in found]) for found in runs]
-    return [_mean(first), _mean(last), f"{np.mean(tokens):,.0f}", _mean(gained, 4), _mean(at)]
+    taught = f"{np.mean([found[-1]['taught'] for found in runs]):,.0f}"
+    return [taught, f"{np.mean(tokens):,.0f}", _mean(first), _mean(last), _mean(gained, 4), _mean(at)]
 
 
 def _mean(values: Seq[float], places: int = 3) -> str:

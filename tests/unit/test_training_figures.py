@@ -95,14 +95,22 @@ def test_the_reward_table_compares_at_the_same_number_of_tokens(tmp_path):
     out = tmp_path / "reward.jsonl"
     runs = {"plain": (2000, 0.6), "eager": (1000, 0.5)}
     lines = [
-        {"arm": arm, "seed": 0, "step": step, "tokens": tokens * step, "reward": 0.2 + (last - 0.2) * step}
+        {
+            "arm": arm,
+            "seed": 0,
+            "step": step,
+            "tokens": tokens * step,
+            "taught": 9 * step,
+            "reward": 0.2 + (last - 0.2) * step,
+        }
         for arm, (tokens, last) in runs.items()
         for step in (0, 1)
     ]
     out.write_text("".join(json.dumps(line) + "\n" for line in lines))
     plain, eager = grpo_reward.table(out).splitlines()[2:]
-    assert plain.endswith("| 2,000 | 0.2000 (0.2000 to 0.2000) | 0.400 (0.400 to 0.400) |")
-    assert eager.endswith("| 1,000 | 0.3000 (0.3000 to 0.3000) | 0.500 (0.500 to 0.500) |")
+    assert plain.startswith("| `plain` | 1 | 9 | 2,000 |")
+    assert plain.endswith("| 0.2000 (0.2000 to 0.2000) | 0.400 (0.400 to 0.400) |")
+    assert eager.endswith("| 0.3000 (0.3000 to 0.3000) | 0.500 (0.500 to 0.500) |")
 
 
 def test_a_sum_is_right_by_its_last_number():
