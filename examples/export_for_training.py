@@ -1,4 +1,4 @@
-"""Samples for training: exact samples of the model with the log-probability of every token, one JSON line a tree.
+"""Samples for training: every token a draw of the model, with its log-probability; one JSON line a tree.
 
     python examples/export_for_training.py OUTPUT.jsonl [ENGINE MODEL]
 

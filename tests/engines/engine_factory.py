@@ -9,7 +9,7 @@ from eager.engines import ENGINES, Engine, EngineError, is_installed, load_engin
 from eager.types import Request, SamplingParams
 
 UNTOUCHED = "openai over an untouched server"
-ENGINE_NAMES = ("scripted", "llama_cpp", "vllm", "openai", UNTOUCHED)
+ENGINE_NAMES = ("scripted", "llama_cpp", "vllm", "openai", UNTOUCHED, "transformers")
 CAPACITY = 8
 
 # Chat templates as strangers may write them, and what is said of them.
@@ -39,6 +39,15 @@ def spoil_logits(engine: Engine, value: float, monkeypatch: pytest.MonkeyPatch) 
             return logits
 
         monkeypatch.setattr(engine, "_decode", decode_and_spoil)
+    elif engine.name == "transformers":
+        forward = engine._forward
+
+        def forward_and_spoil(owners, tokens, past):
+            logits, rows = forward(owners, tokens, past)
+            logits[[owner.request.seq_id == 0 for owner in owners]] = value
+            return logits, rows
+
+        monkeypatch.setattr(engine, "_forward", forward_and_spoil)
     elif engine.name == "openai":
         pytest.skip("the model is a server's: test_openai.py has one that answers without numbers")
     else:
@@ -65,6 +74,8 @@ def break_off_steps(engine: Engine, n_whole: int, monkeypatch: pytest.MonkeyPatc
         owner, name = llama_cpp.llama_cpp, "llama_decode"
     elif engine.name == "openai":
         owner, name = engine._inbox, "take"
+    elif engine.name == "transformers":
+        owner, name = engine, "_decoded"
     else:
         owner, name = engine._llm.engine_core, "get_output"
     decode, left = getattr(owner, name), iter(range(n_whole))
@@ -100,6 +111,8 @@ def check_shut(engine: Engine, ids: list[int]) -> None:
 def make_engine(name: str) -> Engine:
     if name in ("openai", UNTOUCHED):
         return make_openai_engine(draws="opening" if name == UNTOUCHED else "auto")
+    if name == "transformers":
+        return make_transformers_engine()
     if not is_installed(name):
         pytest.skip(needs.missing(name, str(ENGINES[name].extra)))
     if name == "scripted":
@@ -126,6 +139,17 @@ def make_openai_engine(**options) -> Engine:
 
     url = f"http://127.0.0.1:{vllm_server.shared().port}"
     return OpenAIEngine(vllm_server.MODEL, base_url=url, capacity=CAPACITY, **options)
+
+
+def make_transformers_engine(**options) -> Engine:
+    """Over a small model with random weights."""
+    needs.package("torch", "trl")
+    needs.package("transformers", "trl")
+    import tiny_transformer
+
+    from eager.engines.transformers import TransformersEngine
+
+    return TransformersEngine(tiny_transformer.model(), tiny_transformer.tokenizer(), capacity=CAPACITY, **options)
 
 
 def tiny_llama(**options):

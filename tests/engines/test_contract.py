@@ -15,7 +15,8 @@ from eager.generator import Generator
 from eager.types import ENTROPY_TOP_K, TEMPERATURES, BranchConfig, Request, SamplingParams, Token, TreeJob
 
 SAMPLING = SamplingParams(temperature=0.8)
-TELL_ALL = ("scripted", "llama_cpp", "vllm", "openai")  # each drawn token's log-probability; vLLM's V2 runner does not
+# The log-probability of every drawn token; vLLM's V2 runner does not.
+TELL_ALL = ("scripted", "llama_cpp", "vllm", "openai", "transformers")
 
 
 class Stream:
@@ -346,7 +347,7 @@ def test_an_interrupt_between_a_decode_and_its_notes_spoils_nothing(engine, monk
     assert trees_of(generator_of(engine, 10)) == expected
 
 
-@pytest.mark.parametrize("name", ["scripted", "llama_cpp"])
+@pytest.mark.parametrize("name", ["scripted", "llama_cpp", "transformers"])
 def test_an_engine_that_was_shut_down_says_so(name):
     """A second shutdown does nothing; uses are refused in a sentence, closing is harmless. (vllm: test_vllm.py)"""
     engine = make_engine(name)

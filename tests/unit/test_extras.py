@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
+from types import SimpleNamespace
 
 import needs
 import pytest
@@ -17,7 +19,11 @@ from eager.child import StartError
 from eager.cli import main
 from eager.engines import EngineError
 from eager.engines._demo import demo_gguf, hf_demo
+from eager.engines.scripted import ScriptedEngine
 from eager.grading.math_grader import _unavailable
+from eager.integrations.errors import IntegrationError
+from eager.integrations.trl import EagerRollout
+from eager.integrations.trl_worker import EagerRolloutWorker, WorkerOptions
 from eager.recap.correlation import ScipyMissingError, _scipy_stats
 
 tomllib = pytest.importorskip("tomllib", reason="tomllib is missing: use Python 3.11 or later")
@@ -94,6 +100,26 @@ def without_scipy() -> str:
     return str(raised.value)
 
 
+def rollout_without_trl() -> str:
+    trainer = SimpleNamespace(is_fsdp_enabled=False)
+    with pytest.raises(IntegrationError) as raised, EagerRollout(1.0)._policy(trainer):
+        pass
+    return str(raised.value)
+
+
+def worker_without_trl() -> str:
+    with pytest.raises(IntegrationError) as raised:
+        EagerRolloutWorker(ScriptedEngine(), [], [], WorkerOptions(4, 1.0))
+    return str(raised.value)
+
+
+def harness_that_is_missing() -> str:
+    sys.modules.pop("eager.integrations.lm_eval", None)
+    with pytest.raises(IntegrationError) as raised:
+        import_module("eager.integrations.lm_eval")
+    return str(raised.value)
+
+
 RUN = ("run", "--output_dir", "never", "--model_name")
 CASES = {
     "llama_cpp": ("llama_cpp", lambda _: said_by(*RUN, "x.gguf", "--data_name", "demo")),
@@ -127,6 +153,9 @@ CASES = {
     )),
     "jinja2": ("jinja2", lambda folder: said_by("report", folder)),
     "matplotlib": ("matplotlib", lambda folder: said_by("report", folder)),
+    "trl": ("trl", lambda _: rollout_without_trl()),
+    "trl, worker": ("trl", lambda _: worker_without_trl()),
+    "lm_eval": ("lm_eval", lambda _: harness_that_is_missing()),
 }  # fmt: skip
 
 

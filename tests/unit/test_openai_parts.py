@@ -237,6 +237,7 @@ def test_what_vllm_really_sent_is_read():
     assert (second.id, second.best_ids[:3]) == (46064, [290, 7302, 42])
     assert len(first.best_ids) == len(second.best_ids) == 20
     assert second.id not in second.best_ids
+    assert second.logprob < second.best_logprobs[-1]
 
 
 def test_the_end_is_where_the_sequence_says_it_is():
@@ -301,7 +302,10 @@ def test_a_stream_that_ends_too_early_is_a_fault():
 
 
 def test_the_best_come_in_order_with_their_entropy():
-    """The sampled one comes first over the wire, as one of 20 or as one more; equal ones are ordered by id."""
+    """The sampled one comes first over the wire, as one of 20 or as one more, and keeps its own log-probability.
+
+    Equal ones are ordered by id.
+    """
     values = [-1.0 - i / 7 for i in range(20)]
     inside = Raw(19, [19, *range(19)], [values[19], *values[:19]])
     outside = Raw(50, [50, *range(20)], [-9.0, *values])
@@ -312,6 +316,7 @@ def test_the_best_come_in_order_with_their_entropy():
         assert list(token.best_ids) == list(range(20))
         assert list(token.best_logprobs) == values
         assert token.entropy == pytest.approx(float(top_k_entropy(values)))
+    assert (first.logprob, second.logprob, third.logprob) == (values[19], -9.0, -1.0)
     assert list(third.best_ids)[:3] == [1, 3, 9]
     assert plain == Token(7)
     assert tokens_of([]) == []
