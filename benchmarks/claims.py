@@ -20,12 +20,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from claims_results import RESULTS, pack, packed_lines  # only now can eager be found without installing
+from claims_results import RESULTS, is_graded, pack, packed_lines  # only now can eager be found without installing
 from claims_table import claims, example, with_tables
 
 from eager.calibrate.calibration import CALIBRATION_NAME
@@ -33,6 +34,7 @@ from eager.results.experiment import Experiment
 from eager.results.findings import Findings, ResultsError
 from eager.results.folder import open_folder
 from eager.store.journal import JOURNAL_NAME
+from eager.store.records import PromptRecord
 
 SOURCES = sys.path[0]
 DOCS = Path(SOURCES).parent / "docs"
@@ -160,7 +162,7 @@ def run(name: str, models: Path, data: Path, out: Path, minutes: float) -> None:
     for command, names in zip(commands(line, model, problems, folder), line.experiments, strict=True):
         if set(names) - complete(folder):
             call_until(command, end)
-        if line.task == CODE and set(names) <= complete(folder) and not is_graded(folder):
+        if line.task == CODE and set(names) <= complete(folder) and not all(map(is_graded, records(folder))):
             call_until(grading, end)
     left = [experiment for names in line.experiments for experiment in names if experiment not in complete(folder)]
     print(f"{name}: {'left: ' + ', '.join(left) if left else 'complete'}")
@@ -174,11 +176,9 @@ def complete(folder: Path) -> set[str]:
         return set()
 
 
-def is_graded(folder: Path) -> bool:
-    """Whether all answers have a grade: programs get theirs by being run, and EAGer goes by them."""
-    records = (record for found in open_folder(folder, Findings()) for record in found.records())
-    sequences = (sequence for record in records for sequence in record.sequences)
-    return all(s.correct is not None for s in sequences if s.finish_reason not in ("error", "cut"))
+def records(folder: Path) -> Iterator[PromptRecord]:
+    """All prompts of all experiments."""
+    return (record for found in open_folder(folder, Findings()) for record in found.records())
 
 
 def call_until(arguments: list[str], end: float) -> None:

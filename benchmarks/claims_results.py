@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 
 from eager.calibrate.calibration import CALIBRATION_NAME
+from eager.grading import MathGrader
 from eager.metrics import GradedPrompt
 from eager.recap.confidence import vote_weights
 from eager.recap.measure import Measures, PromptMeasure
 from eager.results.experiment import Experiment, Facts
 from eager.results.findings import Findings, ResultsError
-from eager.results.folder import JournalResults, open_folder
+from eager.results.folder import open_folder
+from eager.results.scores import Regrader
 from eager.store.journal import Journal
 from eager.store.records import PromptRecord
 
@@ -55,32 +57,41 @@ class Packed:
 
 
 def pack(name: str, folder: Path, calibration: Path | None = None, into: Path = RESULTS) -> list[Path]:
-    """Write what is complete of a run's folder, and its figure. Returns the files; exits where there is nothing."""
+    """Write what is complete of a run's folder, and its figure. Returns the files.
+
+    Exits where there is nothing, and where answers have no grade yet: they would count as wrong.
+    """
     calibration = calibration or folder / CALIBRATION_NAME
-    try:
-        results = open_folder(folder, Findings())
-    except ResultsError as error:
-        raise SystemExit(str(error)) from None
-    found = [experiment for experiment in results if experiment.facts.is_complete]
-    if not found and not calibration.is_file():
-        raise SystemExit(f"'{folder}' holds no complete experiment and no calibration: nothing is packed")
+    with MathGrader() as grader:
+        try:
+            results = open_folder(folder, Findings(), Regrader(grader))
+        except ResultsError as error:
+            raise SystemExit(str(error)) from None
+        found = [experiment for experiment in results if experiment.facts.is_complete]
+        if not found and not calibration.is_file():
+            raise SystemExit(f"'{folder}' holds no complete experiment and no calibration: nothing is packed")
+        records = [record for experiment in found for record in experiment.records()]
+    if not all(map(is_graded, records)):
+        raise SystemExit(f"'{folder}' has answers without a grade: nothing is packed before eager eval-code has run")
     into.mkdir(exist_ok=True)
     path = into / f"{name}{SUFFIX}"
     with lzma.open(path, "wt", encoding="utf-8") as file:
-        for line in _lines(folder, found, calibration):
+        for line in [*_head(folder, calibration), *map(packed_record, records)]:
             file.write(json.dumps(line, separators=(",", ":")) + "\n")
     return [path] if len(found) < len(results) else [path, _figure(folder, into / f"{name}.{FIGURE}")]
 
 
-def _lines(folder: Path, found: list[JournalResults], calibration: Path) -> Iterator[dict[str, Any]]:
+def is_graded(record: PromptRecord) -> bool:
+    """Whether all answers have a grade: programs get theirs by being run, and EAGer goes by them."""
+    return all(s.correct is not None for s in record.sequences if s.finish_reason not in ("error", "cut"))
+
+
+def _head(folder: Path, calibration: Path) -> Iterator[dict[str, Any]]:
     journal = Journal(folder)
     yield {"settings": _without_place(journal.settings), "versions": journal.about.get("versions", {})}
     if calibration.is_file():
         said = json.loads(calibration.read_text(encoding="utf-8"))
         yield {"calibration": {**said, "settings": _without_place(said["settings"])}}
-    for results in found:
-        for record in results.records():
-            yield packed_record(record)
 
 
 def _without_place(settings: dict[str, Any]) -> dict[str, Any]:

@@ -101,6 +101,14 @@ def test_an_unfinished_experiment_is_not_packed(tmp_path: Path) -> None:
     assert list(packed(tmp_path, folder).experiments) == ["parallel"]
 
 
+def test_what_has_no_grade_is_not_packed(tmp_path: Path) -> None:
+    """Programs that nobody has run yet would count as wrong."""
+    ungraded = [replace(sequence, correct=None) for sequence in answers(RIGHT, WRONG)]
+    folder = write_journal(tmp_path / "run", [record("parallel", 0, ungraded)], n_prompts=1)
+    with pytest.raises(SystemExit, match="without a grade"):
+        claims_results.pack("humaneval_m8", folder, into=tmp_path / "results")
+
+
 def test_nothing_complete_is_nothing_to_pack(tmp_path: Path) -> None:
     """It ends with a sentence."""
     folder = write_journal(tmp_path / "run", [record("parallel", 0, answers(RIGHT))], n_prompts=2)
