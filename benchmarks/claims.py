@@ -41,7 +41,7 @@ DOCS = Path(SOURCES).parent / "docs"
 MATH, GSM8K, CODE = "HuggingFaceH4/MATH-500", "openai/gsm8k", "evalplus/humanevalplus"
 QWEN, SMOL = "qwen2.5-coder-0.5b", "smollm2-135m"
 FOUR = "eager_init,eager_adapt,eager,eager_vote"
-RULES_LIMIT = 64  # problems for each of the other rules: enough to see a loss of a quarter
+RULES_LIMIT = 40  # problems for each of the other rules: enough to see a loss of a third
 # What all lines share.
 COMMON = ("--engine", "vllm", "--temperature", "0.6", "--seed", "55", "--capacity", "128", "--max_model_len", "2048")
 
@@ -77,17 +77,23 @@ def _names(kinds: list[str], thresholds: list[str]) -> list[str]:
     return names + [Experiment(k, float(t)).name for k in kinds if k != "parallel" for t in thresholds]
 
 
-def _rule(*options: str, thresholds: str = "1.6", kinds: str = "eager_init", percentile: str = "none") -> Line:
+def _rule(
+    *options: str,
+    thresholds: str = "1.6",
+    kinds: str = "eager_init",
+    percentile: str = "none",
+    limit: int = RULES_LIMIT,
+) -> Line:
     """GSM8K's first problems under another rule."""
     return Line(
         QWEN, GSM8K, "gsm8k_train200.jsonl", 8, ((thresholds, kinds),), options=options, percentile=percentile,
-        limit=RULES_LIMIT, base="gsm8k_m8",
+        limit=limit, base="gsm8k_m8",
     )  # fmt: skip
 
 
 LINES = {
     "gsm8k_m8": Line(QWEN, GSM8K, "gsm8k_train200.jsonl", 8, (("1.6", f"parallel,{FOUR}"), ("1.8,2.0", "eager_init"))),
-    "gsm8k_m16": Line(QWEN, GSM8K, "gsm8k_train200.jsonl", 16, (("1.6", f"parallel,{FOUR}"),), limit=40),
+    "gsm8k_m16": Line(QWEN, GSM8K, "gsm8k_train200.jsonl", 16, (("1.6", f"parallel,{FOUR}"),), limit=24),
     "math_m8": Line(
         SMOL, MATH, "math500_first100.jsonl", 8, (("2.2", f"parallel,{FOUR}"), ("1.8,2.5", "eager_init")), most_level=2
     ),
@@ -100,7 +106,7 @@ LINES = {
         (("1.6", "parallel,eager_init,eager_adapt"), ("1.6", "eager")),
         limit=64,
     ),
-    "gsm8k_percentile": _rule(thresholds="1.0,1.6", kinds="eager_init,eager_adapt", percentile="99"),
+    "gsm8k_percentile": _rule(thresholds="1.0,1.6", kinds="eager_init,eager_adapt", percentile="99", limit=64),
     "gsm8k_distinct": _rule("--branch_rule", "distinct"),
     "gsm8k_sample": _rule("--branch_rule", "sample"),
     "gsm8k_stop4": _rule("--stop_after", "4"),
