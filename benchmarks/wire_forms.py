@@ -23,8 +23,8 @@ import msgspec
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from eager.engines._openai_wire import Reading, TokenNames, Wanted  # only now can it be found without installing
-from eager.types import ENTROPY_TOP_K, SamplingParams
+from eager.engines._openai_wire import TokenNames, _read_chunk  # only now can it be found without installing
+from eager.types import ENTROPY_TOP_K
 
 PROMPT = list(range(300, 340))
 _DONE = b"[DONE]"
@@ -82,14 +82,17 @@ def rows_of_generate(events: list[bytes]) -> list[Row]:
     ]
 
 
-def rows_of_completion(events: list[bytes], names: TokenNames, n_tokens: int) -> list[Row]:
-    """As engine openai reads them, with all its checks."""
-    wanted = Wanted("", PROMPT, len(PROMPT) + n_tokens, SamplingParams(), 0, (), True, "server")
-    reading = Reading(wanted, names, _N_VOCAB, str)
-    raws = [raw for event in events for raw in reading.read(event)]
-    return [
-        Row(raw.best_ids or [], list(raw.best_logprobs or []), len(raw.best_ids or []) > ENTROPY_TOP_K) for raw in raws
-    ]
+def rows_of_completion(events: list[bytes], names: TokenNames) -> list[Row]:
+    """As engine openai reads them, without its checks."""
+    chunks = (_read_chunk(event) for event in events)
+    tops = (
+        top or {}
+        for chunk in chunks
+        for choice in chunk.choices
+        if choice.logprobs
+        for top in choice.logprobs.top_logprobs
+    )
+    return [Row([names[name] for name in top], list(top.values()), len(top) > ENTROPY_TOP_K) for top in tops]
 
 
 def completion(model: str, seed: int, n_tokens: int, n_best: int | None) -> tuple[str, dict[str, Any]]:
@@ -149,7 +152,7 @@ def main() -> None:
     given = parser.parse_args()
     names = TokenNames(_N_VOCAB)
     forms = [
-        Form("/v1/completions", completion, lambda events: rows_of_completion(events, names, given.tokens)),
+        Form("/v1/completions", completion, lambda events: rows_of_completion(events, names)),
         Form("/inference/v1/generate", generate, rows_of_generate),
     ]
     print("| form | bytes a token | without log-probabilities | µs to parse | K best, where another was drawn |")
