@@ -23,8 +23,8 @@ import msgspec
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from eager.engines._openai_wire import Reading, TokenNames, Wanted  # only now can it be found without installing
-from eager.types import ENTROPY_TOP_K, SamplingParams
+from eager.engines._openai_wire import TokenNames, _read_chunk  # only now can it be found without installing
+from eager.types import ENTROPY_TOP_K
 
 PROMPT = list(range(300, 340))
 _DONE = b"[DONE]"
@@ -83,13 +83,16 @@ def rows_of_generate(events: list[bytes]) -> list[Row]:
 
 
 def rows_of_completion(events: list[bytes], names: TokenNames) -> list[Row]:
-    """As engine openai reads them, with all its checks."""
-    wanted = Wanted("", PROMPT, len(PROMPT) + len(events) * 64, SamplingParams(), 0, (), True, "server")
-    reading = Reading(wanted, names, _N_VOCAB, str)
-    raws = [raw for event in events for raw in reading.read(event)]
-    return [
-        Row(raw.best_ids or [], list(raw.best_logprobs or []), len(raw.best_ids or []) > ENTROPY_TOP_K) for raw in raws
-    ]
+    """As engine openai reads them, without its checks."""
+    chunks = (_read_chunk(event) for event in events)
+    tops = (
+        top or {}
+        for chunk in chunks
+        for choice in chunk.choices
+        if choice.logprobs
+        for top in choice.logprobs.top_logprobs
+    )
+    return [Row([names[name] for name in top], list(top.values()), len(top) > ENTROPY_TOP_K) for top in tops]
 
 
 def completion(model: str, seed: int, n_tokens: int, n_best: int | None) -> tuple[str, dict[str, Any]]:
@@ -118,24 +121,24 @@ class Form(NamedTuple):
     rows: Callable[[list[bytes]], list[Row]]
 
 
-def microseconds(rows: Callable[[list[bytes]], list[Row]], events: list[bytes]) -> float:
+def microseconds(rows: Callable[[list[bytes]], list[Row]], answers: list[list[bytes]]) -> float:
     """Of processor time a token."""
     found = []
     for _ in range(_TURNS):
         start = time.process_time()
-        n = len(rows(events))
+        n = sum(len(rows(events)) for events in answers)
         found.append((time.process_time() - start) / n * 1e6)
     return statistics.median(found)
 
 
 def show(form: Form, given: argparse.Namespace) -> None:
     watched = [form.ask(given.model_name, seed, given.tokens, ENTROPY_TOP_K) for seed in range(given.requests)]
-    events = [event for asked in watched for event in events_of(given.base_url, asked)]
+    answers = [events_of(given.base_url, asked) for asked in watched]
     plain = events_of(given.base_url, form.ask(given.model_name, 0, given.tokens, None))
-    rows = form.rows(events)
-    sizes = sum(map(len, events)) / len(rows), sum(map(len, plain)) / given.tokens
+    rows = [row for events in answers for row in form.rows(events)]
+    sizes = sum(len(event) for events in answers for event in events) / len(rows), sum(map(len, plain)) / given.tokens
     beyond = [row for row in rows if row.is_beyond]
-    cells = [f"{sizes[0]:,.0f}", f"{sizes[1]:,.0f}", f"{microseconds(form.rows, events):.1f}"]
+    cells = [f"{sizes[0]:,.0f}", f"{sizes[1]:,.0f}", f"{microseconds(form.rows, answers):.1f}"]
     whole = f"{sum(row.has_k_best for row in beyond)} of {len(beyond)} tokens"
     print(f"| `{form.name}` | {' | '.join(cells)} | {whole} |", flush=True)
 
