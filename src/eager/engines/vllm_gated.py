@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
+from eager.engines._chat import read_stops
 from eager.engines._pause_token import pause_token
 from eager.engines._vllm_api import (
     RequestOutputKind,
@@ -20,13 +21,14 @@ from eager.engines._vllm_draw import draw_args
 from eager.engines.base import EngineError
 from eager.engines.gated_tree import Decoded, GatedRequest
 from eager.errors import first_line
-from eager.types import FinishReason, SamplingParams
+from eager.types import TEMPERATURES, FinishReason, SamplingParams, Stops
 
 _PULSE_SECONDS = 1.0
 _SEED_MASK = (1 << 63) - 1  # vLLM keeps seeds in signed 64 bits
 _GATE = "--logits-processors eager.engines.vllm_gate:Gate"
 _WORKER = "--worker-extension-cls eager.engines.vllm_gate.GateWorker"
 _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
+_NEUTRAL = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 
 
 class GatedServer:
@@ -40,6 +42,8 @@ class GatedServer:
         self.model: str = str(config.model_config.served_model_name or config.model_config.model)
         self.pause_id: int | None = None
         self.runner: int | None = None
+        self.settings: Any = _settings(config)
+        """What the server was started with for EAGer: --additional-config '{"eager": {...}}'."""
         self._pulse: asyncio.Task[Any] | None = None
         self._pulse_time = 0.0
 
@@ -57,6 +61,33 @@ class GatedServer:
                 """ --additional-config '{"eager": {"pause_id": ID}}'"""
             )
         return found
+
+    @property
+    def tokenizer(self) -> Any:
+        """vLLM's, which threads may share; None where the server was started without."""
+        return self._client.renderer.tokenizer
+
+    def stops(self) -> Stops:
+        """Where sequences of this model end, and their thinking; only with a tokenizer."""
+        return read_stops(self.tokenizer, self._client.vllm_config.model_config.try_get_generation_config())
+
+    def sampling(self) -> tuple[SamplingParams, list[str]]:
+        """How vLLM draws where a request says nothing, and what of it trees do without, each as "name value"."""
+        given = self._client.vllm_config.model_config.get_diff_sampling_param()
+        sampling = SamplingParams(
+            temperature=max(float(given.get("temperature", 1.0)), TEMPERATURES[0]),
+            top_p=float(given.get("top_p", 1.0)),
+            top_k=max(int(given.get("top_k", 0)), 0),
+            min_p=float(given.get("min_p", 0.0)),
+        )
+        return sampling, [f"{name} {given[name]}" for name, none in _NEUTRAL.items() if given.get(name, none) != none]
+
+    def wrong_id(self, ids: Iterable[int]) -> str | None:
+        """What is wrong with ids that the model does not have; None where it has all of them."""
+        largest = max(ids, default=0)
+        if largest < self.n_vocab:
+            return None
+        return f"token id {largest} is outside the vocabulary of {self.n_vocab}: encode with this model's tokenizer"
 
     async def decode(self, request: GatedRequest, sampling: SamplingParams) -> Decoded:
         """What comes of the request until it is over. Cancelled, it is taken out of the server.
@@ -99,11 +130,10 @@ class GatedServer:
         return answers
 
     def _pause_id(self) -> int | None:
-        config = self._client.vllm_config
-        given = config.additional_config.get("eager", {}) if isinstance(config.additional_config, dict) else {}
-        if "pause_id" in given:
-            return int(given["pause_id"])
-        tokenizer = self._client.renderer.tokenizer
+        given = self.settings.get("pause_id") if isinstance(self.settings, dict) else None
+        if isinstance(given, int):
+            return given
+        tokenizer = self.tokenizer
         if tokenizer is None:
             return None
         return pause_token(self.n_vocab, len(tokenizer), tokenizer.get_added_vocab(), self._end_ids(tokenizer))
@@ -135,6 +165,10 @@ class GatedServer:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
+
+
+def _settings(config: Any) -> Any:
+    return config.additional_config.get("eager", {}) if isinstance(config.additional_config, dict) else {}
 
 
 def _unfit(config: Any) -> list[str]:

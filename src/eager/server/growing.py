@@ -10,10 +10,12 @@ from typing import Any, Protocol
 from eager.engines.base import EngineError
 from eager.engines.gated_tree import Decoded, GatedRequest, GatedTree
 from eager.types import SamplingParams
-from eager.wire import Alive, Branched, Ended, Event, Finished
+from eager.wire import Alive, Branched, Ended, Finished
 
 ALIVE_SECONDS = 2.0
 """The longest silence: who asked can tell a tree that grows from a server that hangs."""
+
+_leaving: set[asyncio.Task[None]] = set()  # the loop itself holds tasks weakly
 
 
 class Server(Protocol):
@@ -37,7 +39,7 @@ class Growing:
         self._is_taken = not tree.is_gated
         self._n_branches = self._n_ended = 0  # as last told
 
-    async def events(self) -> AsyncGenerator[Event, None]:
+    async def events(self) -> AsyncGenerator[Branched | Ended | Alive | Finished, None]:
         """All of it, the finished tree last. Raises EngineError where the server fails."""
         tree = self._tree
         self._send(tree.start())
@@ -66,14 +68,20 @@ class Growing:
             with suppress(EngineError):  # of a dead engine there is nothing to take
                 await self._server.take(self._tree.name)
 
+    def end(self) -> None:
+        """`leave` in a task of its own: whoever cancels the one that calls this does not keep it from being done."""
+        leaving = asyncio.create_task(self.leave())
+        _leaving.add(leaving)
+        leaving.add_done_callback(_leaving.discard)
+
     def _send(self, requests: list[GatedRequest]) -> None:
         for request in requests:
             task = asyncio.create_task(self._server.decode(request, self._tree.job.sampling))
             self._open[task] = request
             task.add_done_callback(self._over.put_nowait)
 
-    def _news(self) -> list[Event]:
-        tree, news = self._tree, list[Event]()
+    def _news(self) -> list[Branched | Ended]:
+        tree, news = self._tree, list[Branched | Ended]()
         for i in range(self._n_branches, len(tree.branches)):
             news.append(Branched(*tree.branches[i], tree.job.n_roots + i))
         for index in tree.ended[self._n_ended :]:

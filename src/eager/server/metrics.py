@@ -13,10 +13,13 @@ _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
 class Metrics:
-    """Counters of requests, and gauges over the engine and the budget."""
+    """Counters of requests, and gauges over the engine and the budget.
 
-    def __init__(self, host: Host, savings: Savings | None) -> None:
-        self.registry = CollectorRegistry()
+    Without a `host` there are none of the engine: inside a server that counts its own, in its `registry`.
+    """
+
+    def __init__(self, host: Host | None, savings: Savings | None, registry: CollectorRegistry | None = None) -> None:
+        self.registry = CollectorRegistry() if registry is None else registry
         self._requests = Counter(
             "eager_requests", "Answers, by status", ("operation", "status"), registry=self.registry
         )
@@ -33,8 +36,9 @@ class Metrics:
         self._prompt_tokens = self._counter("prompt_tokens", "Tokens of prompts")
         self._tokens = self._counter("completion_tokens", "Tokens of answers, a shared prefix counted once")
         self._in_flight = self._gauge("requests_in_flight", "Requests that are not answered yet")
-        self._gauge("sequences_open", "Sequences that are decoded or wait", lambda: host.progress.sequences_open)
-        self._gauge("up", "Whether the engine is well", lambda: host.trouble is None)
+        if host is not None:
+            self._gauge("sequences_open", "Sequences that are decoded or wait", lambda: host.progress.sequences_open)
+            self._gauge("up", "Whether the engine is well", lambda: host.trouble is None)
         if savings is not None:
             self._gauge("budget_balance", "Sequences that requests left to others", lambda: savings.balance)
 

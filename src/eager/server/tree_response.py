@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import aclosing
 
 from starlette.responses import JSONResponse
@@ -12,8 +11,6 @@ from eager.engines.base import EngineError
 from eager.server.growing import Growing
 from eager.server.until_gone import UntilGone, begin_events, send_event, send_part
 from eager.wire import Failed, Finished, answer_json, event_json
-
-_leaving: set[asyncio.Task[None]] = set()  # the loop itself holds tasks weakly
 
 
 def refusal(status: int, message: str) -> JSONResponse:
@@ -34,10 +31,8 @@ class TreeResponse(UntilGone):
         await (self._stream(send) if self._is_stream else self._whole(scope, receive, send))
 
     def leave(self) -> None:
-        """In a task of its own: whoever cancels this one does not keep the tree from being ended."""
-        leaving = asyncio.create_task(self._growing.leave())
-        _leaving.add(leaving)
-        leaving.add_done_callback(_leaving.discard)
+        """End the tree."""
+        self._growing.end()
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

@@ -1,0 +1,78 @@
+"""OpenAI's requests for trees to the vLLM server that this code runs inside."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from starlette.responses import Response
+
+from eager.chat import Asked, ChatError, Form, Operation, Savings, Spent, Voter, answered, read
+from eager.engines.vllm_gated import GatedServer
+from eager.engines.vllm_prompts import CHAT_FIELDS, TEXT_FIELDS, ServerPrompts
+from eager.server.chat_response import ChatResponse, OnEnd, error_response
+from eager.server.gated_source import GatedSource
+from eager.server.metrics import Metrics
+from eager.server.vllm_settings import Settings
+
+_PROMPT_FIELDS = {"chat": CHAT_FIELDS, "completion": TEXT_FIELDS}
+
+
+class ChatTrees:
+    """Answers with trees of `server`, which misses nothing and whose model has several `names`."""
+
+    def __init__(
+        self,
+        server: GatedServer,
+        prompts: ServerPrompts,
+        names: Collection[str],
+        settings: Settings,
+        registry: CollectorRegistry,
+    ) -> None:
+        self._server = server
+        self._stops = server.stops()
+        self._prompts = prompts
+        self._names = names
+        self._defaults = settings.defaults
+        per_request = settings.sequences_per_request
+        self._savings = None if per_request is None else Savings(per_request)
+        self._metrics = Metrics(None, self._savings, registry)
+        self._voter = Voter()
+
+    def answer(self, operation: Operation, body: dict[str, Any]) -> Response:
+        """The answer to a request, which is made while it is sent."""
+        on_end = self._begin(operation)
+        how = {name: body.pop(name) for name in _PROMPT_FIELDS[operation] if name in body}
+        try:
+            asked = self._asked(operation, body)
+        except ChatError as error:
+            on_end(error.status, None)
+            return error_response(error)
+        given = {name: value for name, value in how.items() if value is not None}
+        source = GatedSource(self._server, self._stops, self._prompts, body.get("messages"), given)
+        news = answered(asked, source, self._voter, self._savings)
+        form = Form(asked, uuid.uuid4().hex, int(time.time()))
+        return ChatResponse(news, form, is_stream=asked.stream, on_end=on_end)
+
+    def _begin(self, operation: Operation) -> OnEnd:
+        started = time.monotonic()
+        self._metrics.begin()
+
+        def on_end(status: int, spent: Spent | None) -> None:
+            self._metrics.end(operation, status, time.monotonic() - started, spent)
+
+        return on_end
+
+    def _asked(self, operation: Operation, body: dict[str, Any]) -> Asked:
+        try:
+            asked = read(body, operation, self._defaults)
+        except ChatError as error:
+            if "eager" in body:
+                raise
+            told = f'{error} (this server answers with trees: ask with "eager": null for none)'
+            raise ChatError(told, error.status, param=error.param, code=error.code) from None
+        return replace(asked, model=self._server.model) if asked.model in self._names else asked
