@@ -266,4 +266,9 @@ def test_a_wrong_start_says_at_once_what_is_missing(tmp_path, options, said):
             assert words in log.read_text()
             assert words in refusal["error"]["message"]
         assert status == 503
+        chat = {"model": MODEL, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 3}
+        status, refusal = wrong.post("/v1/chat/completions", {**chat, "eager": {}})
+        assert status == 503
+        assert said[0] in refusal["error"]["message"]
+        assert wrong.post("/v1/chat/completions", chat)[0] == 200
         assert len(wrong.complete(prompt=[1, 2, 3], max_tokens=3, temperature=0)["token_ids"]) == 3

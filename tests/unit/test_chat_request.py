@@ -42,6 +42,16 @@ def test_null_is_left_out():
     assert read({**CHAT, **optional}, "chat", PLAIN) == chat()
 
 
+def test_what_a_router_adds_changes_nothing():
+    """vllm-router writes fields of its own into what it hands on; what they stand for by themselves is what is done."""
+    common = {"stream": False, "no_stop_trim": False, "ignore_eos": False, "skip_special_tokens": True}
+    common |= {"return_hidden_states": False}
+    more = dict.fromkeys(("separate_reasoning", "stream_reasoning", "include_reasoning"), True)
+    assert chat(**common, **more, logprobs=False, continue_final_message=False) == chat()
+    assert completion(**common, echo=False) == completion()
+    assert refusal({**CHAT, "ignore_eos": True}).param == "ignore_eos"
+
+
 def test_every_field_arrives():
     """Under the name that this package has for it."""
     asked = chat(

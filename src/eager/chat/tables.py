@@ -69,9 +69,12 @@ def _optional(kind: Kind, default: Any = None) -> Field:
     return Field(or_null(kind), default)
 
 
+_SAID = {"None": "null", "False": "false", "True": "true"}
+
+
 def _nothing_but(*values: Any) -> Field:
     """A field of OpenAI's or vLLM's that cannot be had, so that nothing but what changes nothing is taken."""
-    written = " or ".join(repr(value) for value in (*values, None)).replace("None", "null").replace("False", "false")
+    written = " or ".join(_SAID.get(repr(value), repr(value)) for value in (*values, None))
     kind = Kind(
         f"left out, or {written}: it cannot be had here",
         lambda value: value is None or any(type(value) is type(known) and value == known for known in values),
@@ -81,6 +84,16 @@ def _nothing_but(*values: Any) -> Field:
 
 
 _HARMLESS = Field(_ANYTHING, None)  # changes no answer
+
+# What vllm-router writes into every request that it hands on, and more into a chat.
+_FROM_ROUTERS = {
+    **{name: _nothing_but(False) for name in ("ignore_eos", "no_stop_trim", "return_hidden_states")},
+    "skip_special_tokens": _nothing_but(True),
+}
+_FROM_ROUTERS_CHAT = {
+    "continue_final_message": _nothing_but(False),
+    **{name: _nothing_but(True) for name in ("include_reasoning", "separate_reasoning", "stream_reasoning")},
+}
 
 _LEFT_OUT: Any = object()
 EAGER = {
@@ -112,6 +125,7 @@ _COMMON = {
     "frequency_penalty": _nothing_but(0, 0.0),
     "repetition_penalty": _nothing_but(1, 1.0),
     "response_format": _nothing_but({"type": "text"}),
+    **_FROM_ROUTERS,
 }
 PART = {"type": Field(one_of("text")), "text": Field(TEXT)}
 MESSAGE = {
@@ -152,6 +166,7 @@ CHAT = {
     "service_tier": _HARMLESS,
     "safety_identifier": _HARMLESS,
     "prompt_cache_key": _HARMLESS,
+    **_FROM_ROUTERS_CHAT,
 }
 COMPLETION = {
     **_COMMON,
