@@ -56,7 +56,8 @@ WALL_CLOCKS = {
     "cli/place.py": "the name of a run's folder",
     "engines/_chat.py": "the date in prompts, where a template wants one; kept with the run",
     "engines/_openai_faults.py": "a server may say by the date when to try again; waits are bounded",
-    "server/gateway.py": "OpenAI's answers say when they were made",
+    "server/chat_response.py": "OpenAI's answers say when they were made",
+    "server/gateway.py": "when its model was made, to OpenAI's clients: the start",
 }
 # Everyone else writes files through `eager.atomic`: whole or not at all, by the umask, through links.
 WRITERS = {

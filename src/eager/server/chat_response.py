@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
+import uuid
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from eager.chat import ChatError, Form, News, Piece, Spent, error_json
+from eager.chat import Asked, ChatError, Form, News, Piece, Savings, Source, Spent, Voter, answered, error_json
 from eager.engines.base import EngineError
 from eager.server.until_gone import UntilGone, begin_events, send_event, send_part
 from eager.wire import Alive
@@ -87,3 +89,10 @@ class ChatResponse(UntilGone):
                 await send_event(send, chunk)
         else:
             await send_part(send, ": alive\n\n")
+
+
+def response_to(asked: Asked, source: Source, voter: Voter, savings: Savings | None, on_end: OnEnd) -> ChatResponse:
+    """The answer to what is asked, which is made while it is sent."""
+    news = answered(asked, source, voter, savings)
+    form = Form(asked, uuid.uuid4().hex, int(time.time()))
+    return ChatResponse(news, form, is_stream=asked.stream, on_end=on_end)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 import json
 import time
-import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,22 +18,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from eager.chat import (
-    OPERATIONS,
-    Asked,
-    ChatError,
-    Defaults,
-    Form,
-    Operation,
-    Savings,
-    Spent,
-    Voter,
-    answered,
-    no_model,
-    read,
-)
+from eager.chat import OPERATIONS, Asked, ChatError, Defaults, Operation, Savings, Voter, no_model, read
 from eager.errors import first_line
-from eager.server.chat_response import GONE, ChatResponse, OnEnd, error_response
+from eager.server.chat_response import GONE, error_response, response_to
 from eager.server.host import Host
 from eager.server.metrics import Metrics
 from eager.server.openapi import openapi
@@ -66,7 +52,6 @@ class Gateway:
         self._metrics = Metrics(host, self._savings)
         self._voter = Voter()
         self._begun = int(time.time())
-        self._n_requests = 0
         self._most_bytes = _BYTES_BESIDE_PROMPT + _BYTES_PER_TOKEN * host.max_model_len
 
     def app(self) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
@@ -101,7 +86,7 @@ class Gateway:
     # -- answers ------------------------------------------------------------------------------------------------------
 
     async def _answer(self, operation: Operation, request: Request) -> Response:
-        on_end = self._begin(operation)
+        on_end = self._metrics.begin(operation)
         try:
             asked = await self._asked(operation, request)
         except ChatError as error:
@@ -110,25 +95,11 @@ class Gateway:
         except ClientDisconnect:
             on_end(GONE, None)
             return Response(status_code=GONE)
-        news = answered(asked, self._host, self._voter, self._savings)
-        form = Form(asked, uuid.uuid4().hex, int(time.time()))
-        return ChatResponse(news, form, is_stream=asked.stream, on_end=on_end)
-
-    def _begin(self, operation: Operation) -> OnEnd:
-        """A request has come; what is to be called when it is answered."""
-        started = time.monotonic()
-        self._n_requests += 1
-        self._metrics.begin()
-
-        def on_end(status: int, spent: Spent | None) -> None:
-            self._n_requests -= 1
-            self._metrics.end(operation, status, time.monotonic() - started, spent)
-
-        return on_end
+        return response_to(asked, self._host, self._voter, self._savings, on_end)
 
     async def _asked(self, operation: Operation, request: Request) -> Asked:
         most = self._settings.most_requests
-        if self._n_requests > most:
+        if self._metrics.n_open > most:
             raise ChatError(f"{most} requests are being answered: ask again in a moment", 503, code="server_busy")
         return read(await _body(request, self._most_bytes), operation, self._settings.defaults)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from eager.chat import Operation, Savings, Spent
+from eager.server.chat_response import OnEnd
 from eager.server.host import Host
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -35,6 +37,7 @@ class Metrics:
         self._branches = self._counter("branches", "Branches of answers")
         self._prompt_tokens = self._counter("prompt_tokens", "Tokens of prompts")
         self._tokens = self._counter("completion_tokens", "Tokens of answers, a shared prefix counted once")
+        self.n_open = 0
         self._in_flight = self._gauge("requests_in_flight", "Requests that are not answered yet")
         if host is not None:
             self._gauge("sequences_open", "Sequences that are decoded or wait", lambda: host.progress.sequences_open)
@@ -42,15 +45,22 @@ class Metrics:
         if savings is not None:
             self._gauge("budget_balance", "Sequences that requests left to others", lambda: savings.balance)
 
-    def begin(self) -> None:
-        """A request has come."""
+    def begin(self, operation: Operation) -> OnEnd:
+        """A request has come; what is to be called when it is answered."""
+        started = time.monotonic()
+        self.n_open += 1
         self._in_flight.inc()
 
-    def end(self, operation: Operation, status: int, seconds: float, spent: Spent | None) -> None:
-        """It is answered, or the client has left (499)."""
-        self._in_flight.dec()
-        self._requests.labels(operation, str(status)).inc()
-        self._seconds.labels(operation).observe(seconds)
+        def on_end(status: int, spent: Spent | None) -> None:
+            self.n_open -= 1
+            self._in_flight.dec()
+            self._requests.labels(operation, str(status)).inc()
+            self._seconds.labels(operation).observe(time.monotonic() - started)
+            self._count(spent)
+
+        return on_end
+
+    def _count(self, spent: Spent | None) -> None:
         if spent is not None:
             self._sequences.inc(spent.n_sequences)
             self._extra.inc(spent.n_extra)

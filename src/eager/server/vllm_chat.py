@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
@@ -11,10 +9,10 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from starlette.responses import Response
 
-from eager.chat import Asked, ChatError, Form, Operation, Savings, Spent, Voter, answered, read
+from eager.chat import Asked, ChatError, Operation, Savings, Voter, read
 from eager.engines.vllm_gated import GatedServer
 from eager.engines.vllm_prompts import CHAT_FIELDS, TEXT_FIELDS, ServerPrompts
-from eager.server.chat_response import ChatResponse, OnEnd, error_response
+from eager.server.chat_response import error_response, response_to
 from eager.server.gated_source import GatedSource
 from eager.server.metrics import Metrics
 from eager.server.vllm_settings import Settings
@@ -45,7 +43,7 @@ class ChatTrees:
 
     def answer(self, operation: Operation, body: dict[str, Any]) -> Response:
         """The answer to a request, which is made while it is sent."""
-        on_end = self._begin(operation)
+        on_end = self._metrics.begin(operation)
         how = {name: body.pop(name) for name in _PROMPT_FIELDS[operation] if name in body}
         try:
             asked = self._asked(operation, body)
@@ -54,18 +52,7 @@ class ChatTrees:
             return error_response(error)
         given = {name: value for name, value in how.items() if value is not None}
         source = GatedSource(self._server, self._stops, self._prompts, body.get("messages"), given)
-        news = answered(asked, source, self._voter, self._savings)
-        form = Form(asked, uuid.uuid4().hex, int(time.time()))
-        return ChatResponse(news, form, is_stream=asked.stream, on_end=on_end)
-
-    def _begin(self, operation: Operation) -> OnEnd:
-        started = time.monotonic()
-        self._metrics.begin()
-
-        def on_end(status: int, spent: Spent | None) -> None:
-            self._metrics.end(operation, status, time.monotonic() - started, spent)
-
-        return on_end
+        return response_to(asked, source, self._voter, self._savings, on_end)
 
     def _asked(self, operation: Operation, body: dict[str, Any]) -> Asked:
         try:
