@@ -56,7 +56,7 @@ class _Tokenizer:
         """A letter a token: no marker is one token."""
         return [1 + ord(letter) % 30 for letter in text]
 
-    def decode(self, ids):
+    def decode(self, ids, skip_special_tokens=True):
         return "".join(chr(96 + i) for i in ids)
 
 

@@ -68,7 +68,9 @@ class GatedSource:
     async def texts(self, sequences: Seq[Seq[int]]) -> list[str]:
         """In a thread: those of a long tree take a second."""
         decode = self._server.tokenizer.decode
-        return await asyncio.to_thread(lambda: [decode(list(ids)) if ids else "" for ids in sequences])
+        return await asyncio.to_thread(
+            lambda: [decode(list(ids), skip_special_tokens=False) if ids else "" for ids in sequences]
+        )
 
     async def grow(
         self, job: TreeJob, settled_by: SettledBy | None = None, *, tell_tokens: bool = False
