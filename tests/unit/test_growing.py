@@ -199,3 +199,25 @@ def test_nothing_of_a_tree_comes_before_its_end():
     tree.start()
     with pytest.raises(RuntimeError, match="open"):
         tree.result(None)
+
+
+@pytest.mark.parametrize("n_turns", range(20))
+def test_who_leaves_at_any_moment_is_let_go(n_turns):
+    """Also in the very turn of the loop in which something of the tree is over: nothing grows on for nobody."""
+
+    async def leave():
+        growth = Growing(tree_of(job_of()), Server(*BRANCHING, record=RECORD))
+
+        async def listen():
+            return [event async for event in growth.events()]
+
+        listening = asyncio.create_task(listen())
+        for _ in range(n_turns):
+            await asyncio.sleep(0)
+        if not listening.done():
+            listening.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await listening
+        await growth.leave()
+
+    asyncio.run(leave())
