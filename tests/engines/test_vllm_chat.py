@@ -334,6 +334,8 @@ def test_draws_are_as_the_model_wants_them(caplog):
     drawn, _ = chat({"eager": {**RULES, "select": "all"}})
     assert told.json()["choices"] == asked.json()["choices"] != drawn.json()["choices"]
     assert "repetition_penalty 1.05" in caplog.text
+    short, _ = chat({"eager": RULES}, sampling={"max_tokens": 3})
+    assert short.json()["usage"]["completion_tokens"] <= 3 * short.json()["eager"]["sequences"]
 
 
 def test_what_easy_requests_leave_hard_ones_spend():

@@ -21,14 +21,13 @@ from eager.engines._vllm_draw import draw_args
 from eager.engines.base import EngineError
 from eager.engines.gated_tree import Decoded, GatedRequest
 from eager.errors import first_line
-from eager.types import TEMPERATURES, FinishReason, SamplingParams, Stops
+from eager.types import FinishReason, SamplingParams, Stops
 
 _PULSE_SECONDS = 1.0
 _SEED_MASK = (1 << 63) - 1  # vLLM keeps seeds in signed 64 bits
 _GATE = "--logits-processors eager.engines.vllm_gate:Gate"
 _WORKER = "--worker-extension-cls eager.engines.vllm_gate.GateWorker"
 _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
-_NEUTRAL = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 
 
 class GatedServer:
@@ -71,16 +70,10 @@ class GatedServer:
         """Where sequences of this model end, and their thinking; only with a tokenizer."""
         return read_stops(self.tokenizer, self._client.vllm_config.model_config.try_get_generation_config())
 
-    def sampling(self) -> tuple[SamplingParams, list[str]]:
-        """How vLLM draws where a request says nothing, and what of it trees do without, each as "name value"."""
-        given = self._client.vllm_config.model_config.get_diff_sampling_param()
-        sampling = SamplingParams(
-            temperature=max(float(given.get("temperature", 1.0)), TEMPERATURES[0]),
-            top_p=float(given.get("top_p", 1.0)),
-            top_k=max(int(given.get("top_k", 0)), 0),
-            min_p=float(given.get("min_p", 0.0)),
-        )
-        return sampling, [f"{name} {given[name]}" for name, none in _NEUTRAL.items() if given.get(name, none) != none]
+    def generation(self) -> Mapping[str, Any]:
+        """How vLLM draws where a request says nothing, and where it stops (`max_tokens`): what of it is not neutral."""
+        found: Mapping[str, Any] = self._client.vllm_config.model_config.get_diff_sampling_param()
+        return found
 
     def wrong_id(self, ids: Iterable[int]) -> str | None:
         """What is wrong with ids that the model does not have; None where it has all of them."""

@@ -35,7 +35,7 @@ class ChatTrees:
         self._stops = server.stops()
         self._prompts = prompts
         self._names = names
-        self._defaults = settings.defaults
+        self._settings = settings
         per_request = settings.sequences_per_request
         self._savings = None if per_request is None else Savings(per_request)
         self._metrics = Metrics(None, self._savings, registry)
@@ -56,10 +56,12 @@ class ChatTrees:
 
     def _asked(self, operation: Operation, body: dict[str, Any]) -> Asked:
         try:
-            asked = read(body, operation, self._defaults)
+            asked = read(body, operation, self._settings.defaults)
         except ChatError as error:
             if "eager" in body:
                 raise
             told = f'{error} (this server answers with trees: ask with "eager": null for none)'
             raise ChatError(told, error.status, param=error.param, code=error.code) from None
-        return replace(asked, model=self._server.model) if asked.model in self._names else asked
+        most = self._settings.max_tokens if asked.max_tokens is None else asked.max_tokens
+        model = self._server.model if asked.model in self._names else asked.model
+        return replace(asked, model=model, max_tokens=most)

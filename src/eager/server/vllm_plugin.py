@@ -84,14 +84,13 @@ class TreePlugin:
 
     def _begin_chat(self, server: GatedServer, state: State, args: Namespace) -> None:
         """Raises WireError or ValueError where the server's settings are none."""
-        sampling, ignored = server.sampling()
-        settings = read_settings(server.settings, sampling)
+        settings = read_settings(server.settings, server.generation())
         if self._missing or server.tokenizer is None:
             return
         for front in self._fronts:
             front.by_default = not settings.defaults.is_plain
-        if ignored:
-            _LOG.warning("EAGer's trees do without what the model's generation config has: %s", ", ".join(ignored))
+        if settings.without:
+            _LOG.warning("EAGer's trees do without this of the generation config: %s", ", ".join(settings.without))
         names = args.served_model_name or [args.model]
         self._chat = ChatTrees(server, ServerPrompts(state.online_renderer), names, settings, self._registry)
 
