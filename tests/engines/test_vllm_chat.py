@@ -293,6 +293,7 @@ def test_another_model_is_not_found():
         ({"added": {"eager": 3}}, "must be an object"),
         ({"added": {"eager": {"max_sequences": 500}}}, "most_sequences"),
         ({"added": {"eager": {"pause_id": "x"}}}, "pause_id"),
+        ({"added": {"eager": {"settle": 0.9}}}, "settle"),
     ],
 )
 def test_a_wrong_start_answers_plain_requests(how, said, caplog):

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence as Seq
 from contextlib import aclosing
 from typing import Any
 
-from eager.chat import Asked, ChatError, Prompt
+from eager.chat import Asked, ChatError, Prompt, TreeAsked
 from eager.chat.source import Event
 from eager.chat.votes import SettledBy
 from eager.engines.base import PromptError
@@ -44,11 +44,7 @@ class GatedSource:
             return f"stop texts cannot be had of trees in this server, which decodes them without texts: {_INSTEAD}"
         if asked.n_top is not None:
             return f"log-probabilities cannot be had of trees in this server, whose gate keeps entropies: {_INSTEAD}"
-        if asked.tree is None:
-            return None
-        if asked.tree.settle is not None:
-            return "settle cannot be had of trees in this server, which decodes them without texts: leave it out"
-        return not_over_gate(asked.tree.rules)
+        return None if asked.tree is None else why_no_tree(asked.tree)
 
     async def encode(self, prompt: Prompt) -> Seq[int]:
         """The prompt's ids."""
@@ -88,3 +84,10 @@ class GatedSource:
                     yield event
         finally:
             growing.end()
+
+
+def why_no_tree(want: TreeAsked) -> str | None:
+    """Why such a tree cannot be had over the gate; None where it can."""
+    if want.settle is not None:
+        return "settle cannot be had of trees in this server, which decodes them without texts: leave it out"
+    return not_over_gate(want.rules)

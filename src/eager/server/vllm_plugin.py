@@ -27,6 +27,7 @@ from eager.engines.gated_tree import BRANCH_RULES, GatedTree
 from eager.engines.vllm_gated import GatedServer
 from eager.engines.vllm_prompts import ServerPrompts
 from eager.server.chat_response import error_response
+from eager.server.gated_source import why_no_tree
 from eager.server.growing import Growing
 from eager.server.tree_response import TreeResponse, refusal
 from eager.server.trees_first import TreesFirst
@@ -85,6 +86,9 @@ class TreePlugin:
     def _begin_chat(self, server: GatedServer, state: State, args: Namespace) -> None:
         """Raises WireError or ValueError where the server's settings are none."""
         settings = read_settings(server.settings, server.generation())
+        reason = why_no_tree(settings.defaults.tree)
+        if reason is not None:
+            raise ValueError(reason)
         if self._missing or server.tokenizer is None:
             return
         for front in self._fronts:
