@@ -5,7 +5,7 @@
 
 The reward is 1 where the last number of a completion is the sum asked for. All arms train with the same problems in
 the same order and the same number of steps; what they are worth is measured on other problems, by independent samples,
-before, between and after. `run` leaves out what the file has; a run is a few minutes on 2 cores with 135M parameters.
+before, between and after. `run` leaves out what the file has.
 """
 
 from __future__ import annotations
