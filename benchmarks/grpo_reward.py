@@ -5,7 +5,7 @@
 
 The reward is 1 where the last number of a completion is the sum asked for. All arms train with the same problems in
 the same order and the same number of steps; what they are worth is measured on other problems, by independent samples,
-before, between and after. `run` leaves out what the file has; a run is a few minutes on 2 cores with 135M parameters.
+before, between and after. `run` leaves out what the file has.
 """
 
 from __future__ import annotations
@@ -29,14 +29,20 @@ from eager.integrations.trl import EagerRollout  # only now can it be found with
 from eager.types import MAX_ENTROPY
 
 ARMS = ("plain", "eager", "eager_repeat")
+# A model this small does what it is shown.
+_EXAMPLES = (("What is 4 + 5?", "4 + 5 = 9"), ("What is 12 + 7?", "12 + 7 = 19"))
+_ROLES = ("user", "assistant")
 _N_EVAL = 32
 
 
 def problems(n: int, seed: int, most: int) -> list[dict[str, Any]]:
-    """Sums of two numbers, asked for as a chat."""
+    """Sums of two numbers, asked for as a chat, behind two that are answered."""
     draw = random.Random(seed)
+    shown = [{"role": role, "content": text} for turn in _EXAMPLES for role, text in zip(_ROLES, turn, strict=True)]
     pairs = [(draw.randint(1, most), draw.randint(1, most)) for _ in range(n)]
-    return [{"prompt": [{"role": "user", "content": f"What is {a} + {b}?"}], "target": str(a + b)} for a, b in pairs]
+    return [
+        {"prompt": [*shown, {"role": "user", "content": f"What is {a} + {b}?"}], "target": str(a + b)} for a, b in pairs
+    ]
 
 
 def is_right(text: str, target: str) -> bool:
@@ -54,10 +60,10 @@ def rollout_of(arm: str, rows: Seq[dict[str, Any]], threshold: float) -> EagerRo
     """`plain` never branches, and so draws independent samples by the same engine."""
     if arm == "plain":
         return EagerRollout(MAX_ENTROPY)
-    targets = {row["prompt"][0]["content"]: row["target"] for row in rows}
+    targets = {row["prompt"][-1]["content"]: row["target"] for row in rows}
     return EagerRollout(
         threshold,
-        grader=lambda prompt, text: is_right(text, targets[prompt[0]["content"]]),
+        grader=lambda prompt, text: is_right(text, targets[prompt[-1]["content"]]),
         fill="repeat" if arm == "eager_repeat" else "fresh",
     )
 
@@ -180,9 +186,9 @@ def main() -> None:
     add("--eval_problems", type=int, default=64)
     add("--prompts", type=int, default=4, help="a step")
     add("--n", type=int, default=8, help="completions a prompt")
-    add("--most", type=int, default=50, help="the largest number in a sum")
-    add("--max_tokens", type=int, default=24)
-    add("--threshold", type=float, default=1.0)
+    add("--most", type=int, default=20, help="the largest number in a sum")
+    add("--max_tokens", type=int, default=16)
+    add("--threshold", type=float, default=0.5)
     add("--learning_rate", type=float, default=1e-5)
     options = parser.parse_args()
     if options.what == "run":

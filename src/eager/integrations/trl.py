@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence as Seq
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from eager.api import Sequence, Tree
@@ -82,12 +83,11 @@ class EagerRollout:
 
     def _draw(self, trainer: Any, n: int) -> Draw:
         _check(trainer)
-        args, rules = trainer.args, self._rules
         # Every call draws anew, in every process and after a resumption, too.
         self._n_calls += 1
-        seed = sequence_seed(args.seed, trainer.state.global_step, self._n_calls)
+        seed = sequence_seed(trainer.args.seed, trainer.state.global_step, self._n_calls)
         return Draw(
-            BranchConfig(n, rules.entropy_threshold, rules.branch_rule, rules.threshold_percentile),
+            replace(self._rules, max_sequences=n),
             SamplingParams(trainer.temperature, trainer.top_p, trainer.top_k or 0, trainer.min_p or 0.0),
             trainer.max_completion_length,
             sequence_seed(seed, trainer.accelerator.process_index, 0),
