@@ -45,15 +45,17 @@ class TreeAnswer:
         n_most = self._want.rules.max_sequences
         n_own = n_most if savings is None else savings.begin(n_most)
         rules = replace(self._want.rules, max_sequences=n_own)
-        async for item in self._grown(replace(self._job, config=rules)):
-            yield item
+        async with aclosing(self._grown(replace(self._job, config=rules))) as grown:
+            async for item in grown:
+                yield item
         n_used = len(self._sequences)
         if savings is not None and n_used < n_own:
             savings.give_back(n_own - n_used)
         elif savings is not None and all(map(_is_whole, self._sequences)):
             rounds = ExtraRounds.of(savings.draw(n_most - n_own), n_used, rules)
-            async for item in self._extra(rounds):
-                yield item
+            async with aclosing(self._extra(rounds)) as extra:
+                async for item in extra:
+                    yield item
         async for piece in self._choices():
             yield piece
 
@@ -62,8 +64,10 @@ class TreeAnswer:
         while not rounds.is_done:
             n_before = len(self._sequences)
             rules = rounds.next_rules(self._want.rules)
-            async for item in self._grown(replace(self._job, config=rules, first_sequence=n_before)):
-                yield item
+            job = replace(self._job, config=rules, first_sequence=n_before)
+            async with aclosing(self._grown(job)) as grown:
+                async for item in grown:
+                    yield item
             rounds.finish_round(len(self._sequences) - n_before)
 
     async def _grown(self, job: TreeJob) -> AsyncGenerator[News, None]:
