@@ -110,6 +110,8 @@ class FakeServer:
         return web.json_response({"version": f"0.0.fake {self.key or ''}".strip()})
 
     async def _models(self, request, body, web):
+        if "models" in self.lacks:
+            return web.json_response({"error": {"message": "say hello first"}}, status=400)
         about = {"id": MODEL, "root": "nobody/nothing"}
         if "context" not in self.lacks:
             about["max_model_len"] = self.max_model_len

@@ -521,6 +521,13 @@ def until(is_so, seconds=20.0):
         time.sleep(0.02)
 
 
+def test_a_server_that_refuses_the_probe_is_named(server, started):
+    """A 400 to the first question is one sentence, and no traceback."""
+    server.lacks = {"models"}
+    with pytest.raises(EngineError, match=r"/v1/models answers 400 \(say hello first\): is there a server"):
+        started(server)
+
+
 def test_the_probe_finds_out_what_a_server_is(started):
     """Its context and vocabulary, how it draws, its version."""
     with running(max_model_len=300) as server:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import stamina
 
-from eager.engines._openai_faults import FaultError, pause_after
+from eager.engines._openai_faults import FaultError, RefusalError, pause_after
 from eager.engines._openai_http import Client
 from eager.engines._openai_loop import LoopThread
 from eager.engines._openai_probe import Facts, n_engines, probe
@@ -91,6 +91,8 @@ async def _probe_all(connection: Connection, model: str, options: OpenAIOptions)
         elif isinstance(outcome, FaultError):
             replicas.leave_out(replica, str(outcome))
             notices.append(f"{outcome}; the others do its work until it comes")
+        elif isinstance(outcome, RefusalError):
+            raise EngineError(f"{outcome}: is there a server with OpenAI's interface behind --base_url?") from outcome
         else:
             raise outcome
     if not found:
