@@ -33,9 +33,14 @@ class TreeAnswer:
         self._source = source
         self._voter = voter
         self._settled_by = None if want.settle is None else settles(want.settle, want.vote, asked.stop)
-        # Whether every sequence is an answer as soon as it has ended, and known well enough.
+        # Whether every sequence is an answer as soon as it has ended, and known well enough. In one object choices stand
+        # by their numbers, whatever ended first.
         self._tells_early = (
-            want.select == "all" and want.settle is None and want.rules.stop_after is None and asked.n_top is None
+            asked.stream
+            and want.select == "all"
+            and want.settle is None
+            and want.rules.stop_after is None
+            and asked.n_top is None
         )
         self._sequences: list[SequenceResult] = []  # of the finished trees
         self._told: list[int] = []  # their numbers, in the order of the choices
