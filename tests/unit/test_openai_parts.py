@@ -379,3 +379,40 @@ def test_a_wait_for_servers_is_seen_with_its_countdown(capsys):
     display._shown -= 1000
     display.show("parallel", 1, 5, generator.progress)
     assert "parallel: 1/5 prompts, no server answers, waiting 42 s more" in capsys.readouterr().err
+
+
+# -- cancelling -------------------------------------------------------------------------------------------------
+
+
+class LateSession:
+    """Of aiohttp's session what a request needs: its answer is `head`, and then never goes on."""
+
+    def __init__(self, head):
+        self.request = lambda *args, **how: head
+
+    async def __aenter__(self):
+        await asyncio.Event().wait()
+
+    async def __aexit__(self, *error):
+        pass
+
+
+def test_a_cancellation_that_comes_with_the_answer_is_not_lost():
+    """A tree that is dropped while its request is being answered: asyncio.wait_for would go on with the answer."""
+    needs.package("aiohttp", "openai")
+    from eager.engines._openai_http import Client
+
+    async def main():
+        client = Client(OpenAIOptions(base_url="http://127.0.0.1:9"))
+        await client._session.close()
+        head = asyncio.get_running_loop().create_future()
+        client._session = LateSession(head)
+        asking = asyncio.create_task(client.get("http://127.0.0.1:9", "/health"))
+        await asyncio.sleep(0.01)
+        head.set_result(client._session)
+        asking.cancel()
+        done, _ = await asyncio.wait({asking}, timeout=1)
+        assert done
+        assert asking.cancelled()
+
+    asyncio.run(main())

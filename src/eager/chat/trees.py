@@ -33,8 +33,8 @@ class TreeAnswer:
         self._source = source
         self._voter = voter
         self._settled_by = None if want.settle is None else settles(want.settle, want.vote, asked.stop)
-        # Whether every sequence is an answer as soon as it has ended, and known well enough. In one object choices stand
-        # by their numbers, whatever ended first.
+        # Whether every sequence is an answer as soon as it has ended, and known well enough. In one object choices
+        # stand by their numbers, whatever ended first.
         self._tells_early = (
             asked.stream
             and want.select == "all"

@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from eager.engines._deadline import timeout
 from eager.engines._openai_faults import FaultError, RefusalError, answered, said, scrubber
 from eager.engines.base import EngineError
 from eager.engines.options_openai import OpenAIOptions
@@ -170,7 +171,9 @@ class Client:
         how: dict[str, Any] = {} if seconds is None else {"timeout": aiohttp.ClientTimeout(total=seconds)}
         try:
             asked = self._session.request(method, url + path, data=data, headers=headers, allow_redirects=False, **how)
-            async with await asyncio.wait_for(asked, seconds or self._chunk_timeout) as response:
+            async with timeout(seconds or self._chunk_timeout):
+                answer = await asked
+            async with answer as response:
                 if response.status != 200:
                     complaint = self.scrub(said(await _read(response, _MOST_COMPLAINT)) or str(response.reason))
                     raise answered(response.status, complaint, url + path, response.headers.get("Retry-After"))

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence as 
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from eager.engines._deadline import timeout
 from eager.engines.base import EngineLostError
 
 _SESSION, _RANK = "X-Session-ID", "X-data-parallel-rank"
@@ -132,7 +133,8 @@ class Replicas:
 
     async def _until_one_is_up(self) -> None:
         try:
-            await asyncio.wait_for(self._some_is_up.wait(), self.seconds_left)
+            async with timeout(self.seconds_left):
+                await self._some_is_up.wait()
         except asyncio.TimeoutError:
             if self._all_down_since is not None:
                 raise self._given_up() from None
