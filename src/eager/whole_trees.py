@@ -30,10 +30,16 @@ def grower(
     `on_failure` is told in a sentence how the engine broke and what becomes of the trees. `may_settle`: jobs will come
     with an `is_settled`, which whole trees cannot be asked.
     """
-    trees = engine.whole_trees
-    if trees is None or may_settle or trees.why_not(rules) is not None:
+    trees = whole_trees_for(engine, rules)
+    if trees is None or may_settle:
         return RequeuingGenerator(engine, on_step, on_failure)
     return TreeGenerator(engine, trees, on_step)
+
+
+def whole_trees_for(engine: Engine, rules: BranchConfig) -> TreeSource | None:
+    """Where whole trees by these rules can be had, if anywhere."""
+    trees = engine.whole_trees
+    return None if trees is None or trees.why_not(rules) is not None else trees
 
 
 class _Tree:

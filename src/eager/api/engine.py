@@ -10,7 +10,7 @@ from eager.api.errors import ApiError
 from eager.engines import ENGINES, Engine, load_engine
 from eager.generator import Generator
 from eager.types import BranchConfig
-from eager.whole_trees import TreeGenerator
+from eager.whole_trees import TreeGenerator, whole_trees_for
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def running(engine: Engine | str, model_name: str | None, options: Mapping[str, 
 
 def driver_of(engine: Engine, rules: BranchConfig, *, trees_only: bool, record_all: bool) -> Generator | TreeGenerator:
     """What grows trees by these rules: whole ones where nobody looks at what grows, nor at what whole trees lack."""
-    trees = engine.whole_trees
-    if trees is None or not trees_only or record_all or trees.why_not(rules) is not None:
+    trees = whole_trees_for(engine, rules)
+    if trees is None or not trees_only or record_all:
         return Generator(engine)
     return TreeGenerator(engine, trees)
