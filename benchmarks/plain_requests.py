@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 from fastapi import FastAPI
+from serve_load import eager_serve
 
 from eager.server.vllm_plugin import TreePlugin
 
@@ -179,20 +180,6 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
             time.sleep(0.5)
 
 
-@contextmanager
-def gateway(url: str, arguments: argparse.Namespace) -> Iterator[str]:
-    """The address of `eager serve` in front of a server."""
-    command = [sys.executable, "-m", "eager", "serve", "--engine", "openai", "--base_url", url, "--port", "0"]
-    command += ["--model_name", arguments.name]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        try:
-            shown = map(re.compile(r"at (http://\S+)/v1;").search, process.stderr)
-            yield next(found[1] for found in shown if found)
-        finally:
-            process.terminate()
-
-
 def model_of(name: str) -> str:
     if name != "demo":
         return name
@@ -214,7 +201,7 @@ def compare_routes(url: str, arguments: argparse.Namespace) -> None:
 
 
 def compare_gateway(url: str, arguments: argparse.Namespace) -> None:
-    with gateway(url, arguments) as before:
+    with eager_serve("--engine", "openai", "--base_url", url, "--model_name", arguments.name) as before:
         sides: dict[str, Side] = {
             "the plugin": (url + _CHAT, {"eager": _TREE}),
             "eager serve": (before + _CHAT, {"eager": _TREE}),

@@ -59,18 +59,16 @@ def messages_of(number: int) -> list[dict[str, str]]:
 
 
 @contextmanager
-def server(arguments: argparse.Namespace) -> Iterator[str]:
-    """Its address."""
-    command = [sys.executable, "-m", "eager", "serve", "--engine", arguments.engine, "--port", "0"]
-    command += ["--model_name", arguments.model_name, *arguments.engine_arguments]
+def eager_serve(*options: str) -> Iterator[str]:
+    """The address of `eager serve` with these options, in a process of its own."""
+    command = [sys.executable, "-m", "eager", "serve", "--port", "0", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:
-            told = map(re.compile(r"at (http://\S+/v1);").search, process.stderr)
+            told = map(re.compile(r"at (http://\S+)/v1;").search, process.stderr)
             yield next(found[1] for found in told if found)
         finally:
             process.terminate()
-            process.wait()
 
 
 async def over_http(url: str, n_clients: int, numbers: range, arguments: argparse.Namespace) -> Load:
@@ -84,7 +82,7 @@ async def over_http(url: str, n_clients: int, numbers: range, arguments: argpars
             body: dict[str, Any] = {"model": arguments.model_name, "messages": messages_of(number), "seed": number}
             start = time.perf_counter()
             limits = {"max_tokens": arguments.max_tokens, "temperature": arguments.temperature}
-            async with session.post(f"{url}/chat/completions", json={**body, **limits, **block}) as response:
+            async with session.post(f"{url}/v1/chat/completions", json={**body, **limits, **block}) as response:
                 answer = await response.json()
             latencies.append(time.perf_counter() - start)
             n_tokens += answer["usage"]["completion_tokens"]
@@ -165,7 +163,8 @@ def main() -> None:
     arguments = parser.parse_args()
     engine = load_engine(arguments.engine, arguments.model_name)
     print("clients | requests/s | tokens/s | p50 ms | p95 ms | p50 ms, engine alone | tokens/s to it | p50 to it")
-    with server(arguments) as url:
+    asked = ("--engine", arguments.engine, "--model_name", arguments.model_name, *arguments.engine_arguments)
+    with eager_serve(*asked) as url:
         for n_clients in map(int, arguments.clients.split(",")):
             print(row(n_clients, url, engine, arguments), flush=True)
     engine.shutdown()
