@@ -14,6 +14,7 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from eager.engines._refusals import check_ids
 from eager.engines.base import EngineError, PromptError
 from eager.engines.options import ChatOptions
 from eager.errors import first_line
@@ -87,6 +88,23 @@ def encode_with(template: Callable[[], Seq[int]]) -> list[int]:
     if not ids:
         raise PromptError("the chat template makes an empty prompt: give another --chat_template")
     return ids
+
+
+def hf_chat_ids(tokenizer: Any, messages: Seq[Mapping[str, str]], arguments: Mapping[str, Any]) -> list[int]:
+    """The ids of a chat by a tokenizer of transformers, whose template gets these arguments, too."""
+    plain = [dict(message) for message in messages]
+    return encode_with(
+        lambda: tokenizer.apply_chat_template(
+            plain, add_generation_prompt=True, tokenize=True, return_dict=False, **arguments
+        )
+    )
+
+
+def hf_text(tokenizer: Any, token_ids: Seq[int], n_vocab: int) -> str:
+    """The text of ids by a tokenizer of transformers, special tokens written out. PromptError as of `check_ids`."""
+    check_ids(token_ids, max(n_vocab, len(tokenizer)))
+    text: str = tokenizer.decode(list(token_ids), skip_special_tokens=False)
+    return text
 
 
 def thinking_end_ids(encode: Callable[[str], Seq[int]]) -> tuple[int, ...]:

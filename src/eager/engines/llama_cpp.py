@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from eager.engines._advance import advanced
 from eager.engines._chat import chat_identity
-from eager.engines._draw import NO_DISTRIBUTION, NoDistributionError, best_k, draw
+from eager.engines._draw import NoDistributionError, best_k, draw
 from eager.engines._llama_batch import Feed, LlamaSequence, in_batches
 from eager.engines._llama_cells import CacheNeeds
 from eager.engines._llama_kv import KVCache
@@ -29,7 +30,7 @@ from eager.engines._llama_library import llama_cpp, made
 from eager.engines._llama_model import LlamaModel
 from eager.engines._llama_slots import Slots
 from eager.engines._model_files import fingerprint
-from eager.engines._refusals import Refusals, check_ids, failed
+from eager.engines._refusals import Refusals, check_ids
 from eager.engines.base import Engine, EngineError
 from eager.engines.options_llama_cpp import CACHE_TYPES, LlamaCppOptions
 from eager.entropy import top_k_entropy
@@ -225,17 +226,7 @@ class LlamaCppEngine(Engine):
         return list(zip(sequences, tokens, strict=True))
 
     def _advance(self, sequence: LlamaSequence, token: Token | None) -> Delta:
-        recomputed, sequence.recomputed = sequence.recomputed, 0
-        delta = Delta(sequence.seq_id, [], recomputed=recomputed)
-        if token is None:
-            delta.finish_reason, delta.error = "error", failed(len(sequence.tokens), NO_DISTRIBUTION)
-        else:
-            delta.tokens = [token]
-            sequence.tokens.append(token.id)
-            if token.id in self.stops.stop_ids:
-                delta.finish_reason = "stop"
-            elif len(sequence.tokens) >= sequence.request.max_length:
-                delta.finish_reason = "length"
+        delta = advanced(sequence, token, self.stops.stop_ids)
         if delta.finish_reason:
             self._slots.close(sequence.seq_id)
         return delta

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from transformers import DynamicCache, __version__ as transformers_version
 
-from eager.engines._chat import encode_with, read_stops
-from eager.engines._draw import NO_DISTRIBUTION, NoDistributionError, best_k, draw
-from eager.engines._refusals import Refusals, check_ids, failed
+from eager.engines._advance import advanced
+from eager.engines._chat import hf_chat_ids, hf_text, read_stops
+from eager.engines._draw import NoDistributionError, best_k, draw
+from eager.engines._refusals import Refusals
 from eager.engines.base import Engine, EngineError
 from eager.entropy import top_k_entropy
 from eager.prefix import common_prefix
@@ -143,12 +144,7 @@ class TransformersEngine(Engine):
 
     def encode_chat(self, messages: Seq[Mapping[str, str]]) -> list[int]:
         self._refuse_if_shut()
-        plain = [dict(message) for message in messages]
-        return encode_with(
-            lambda: self._tokenizer.apply_chat_template(
-                plain, add_generation_prompt=True, tokenize=True, return_dict=False
-            )
-        )
+        return hf_chat_ids(self._tokenizer, messages, {})
 
     def encode(self, text: str) -> list[int]:
         self._refuse_if_shut()
@@ -157,9 +153,7 @@ class TransformersEngine(Engine):
 
     def decode(self, token_ids: Seq[int]) -> str:
         self._refuse_if_shut()
-        check_ids(token_ids, max(self._n_vocab, len(self._tokenizer)))
-        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
-        return text
+        return hf_text(self._tokenizer, token_ids, self._n_vocab)
 
     def versions(self) -> dict[str, str]:
         return {"torch": str(torch.__version__), "transformers": transformers_version}
@@ -226,17 +220,7 @@ class TransformersEngine(Engine):
         return logits, _Rows(owners, [n + len(row) for n, row in zip(lengths, tokens, strict=True)], cache)
 
     def _advance(self, sequence: _Sequence, token: Token | None) -> Delta:
-        recomputed, sequence.recomputed = sequence.recomputed, 0
-        delta = Delta(sequence.request.seq_id, [], recomputed=recomputed)
-        if token is None:
-            delta.finish_reason, delta.error = "error", failed(len(sequence.tokens), NO_DISTRIBUTION)
-        else:
-            delta.tokens = [token]
-            sequence.tokens.append(token.id)
-            if token.id in self.stops.stop_ids:
-                delta.finish_reason = "stop"
-            elif len(sequence.tokens) >= sequence.request.max_length:
-                delta.finish_reason = "length"
+        delta = advanced(sequence, token, self.stops.stop_ids)
         if delta.finish_reason:
             del self._open[sequence.request.seq_id]
         return delta

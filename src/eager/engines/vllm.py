@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence as Seq
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-from eager.engines._chat import chat_args, chat_identity, check_template, encode_with, read_stops
+from eager.engines._chat import chat_args, chat_identity, check_template, hf_chat_ids, hf_text, read_stops
 from eager.engines._model_files import fingerprint
-from eager.engines._refusals import Refusals, check_ids
+from eager.engines._refusals import Refusals
 from eager.engines._vllm_api import (
     EngineDeadError,
     RequestOutputKind,
@@ -134,12 +134,7 @@ class VLLMEngine(Engine):
 
     def encode_chat(self, messages: Seq[Mapping[str, str]]) -> list[int]:
         self._refuse_if_shut()
-        plain = [dict(message) for message in messages]
-        return encode_with(
-            lambda: self._tokenizer.apply_chat_template(
-                plain, add_generation_prompt=True, tokenize=True, return_dict=False, **self._chat_args
-            )
-        )
+        return hf_chat_ids(self._tokenizer, messages, self._chat_args)
 
     def encode(self, text: str) -> list[int]:
         self._refuse_if_shut()
@@ -148,9 +143,7 @@ class VLLMEngine(Engine):
 
     def decode(self, token_ids: Seq[int]) -> str:
         self._refuse_if_shut()
-        check_ids(token_ids, max(self._n_vocab, len(self._tokenizer)))
-        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
-        return text
+        return hf_text(self._tokenizer, token_ids, self._n_vocab)
 
     def versions(self) -> dict[str, str]:
         return vllm_versions()
